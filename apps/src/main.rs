@@ -1,0 +1,2 @@
+//! The `bywash` command.
+fn main() {}

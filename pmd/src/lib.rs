@@ -1,0 +1,27 @@
+//! Memory a device may reach, mbufs, virtqueues, and ports: frames in, frames out.
+//!
+//! ```text
+//!   port string ──► port::open ──► Port (cold)  ──► QueuePair (hot): rx_burst, tx_burst
+//!                                    │                   │
+//!                     virtio/init ◄──┘                   ├──► virtio/net ──► virtio/split    driver side
+//!                         │                              └──► virtio/server ─► virtio/split  device side
+//!                         ▼
+//!          virtio/transport/{vfio, vhost_user, in_process}          mem/{region, pool, mbuf} under all
+//! ```
+//!
+//! This crate says nothing of IP, TCP or any stack above it.
+//!
+//! # Unsafe code
+//!
+//! Denied at this root and allowed in the modules marked below, which are the whole audit list.
+//!
+//! # The DMA contract
+//!
+//! Stated once, at [`mem::Region`]: everything that hands memory to a device links there.
+
+pub mod mem;
+pub mod port;
+pub mod virtio;
+
+pub use mem::{HomePool, Iova, Mbuf, Pool, Region};
+pub use port::{Burst, MAX_BURST, Port, QueuePair};

@@ -1,0 +1,56 @@
+//! What carries a driver's requests to its device: PCI registers, a vhost-user socket, or a shared
+//! structure in this process.
+//!
+//! Everything in [`Transport`] is cold (it may block, allocate and make syscalls) and is called by
+//! `virtio/init.rs` in the order of virtio 1.2 §3.1.1. The data path uses only the [`Notifier`] that
+//! [`Transport::enable_queue`] returned.
+
+use crate::mem::Iova;
+
+/// Where a split virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingLayout {
+    /// Number of descriptors; a power of two of at most 32,768.
+    pub size: u16,
+    /// Descriptor table (16 B each, 16-byte aligned). virtio 1.2 §2.7.5.
+    pub descriptors: Iova,
+    /// Available ring ("driver area"; 2-byte aligned). virtio 1.2 §2.7.6.
+    pub available: Iova,
+    /// Used ring ("device area"; 4-byte aligned). virtio 1.2 §2.7.8.
+    pub used: Iova,
+}
+
+/// A driver's view of one virtio device. Source: virtio 1.2 §2.1–§2.4, §4.
+///
+/// Implementations give the device access to the engine's one [`Region`](crate::Region) when they are
+/// opened, and keep it alive until they are dropped. Dropping a transport resets the device first.
+pub trait Transport: Send + Sync {
+    /// The feature bits the device offers.
+    fn device_features(&self) -> Result<u64, TransportError>;
+
+    /// Accepts a subset of them.
+    fn set_driver_features(&self, features: u64) -> Result<(), TransportError>;
+
+    /// The device status byte. virtio 1.2 §2.1.
+    fn status(&self) -> Result<u8, TransportError>;
+
+    /// Adds to the device status byte; never used to write 0, which is [`reset`](Self::reset).
+    fn set_status(&self, status: u8) -> Result<(), TransportError>;
+
+    /// Takes the device back to its initial state and waits, at most one second, until it says it is
+    /// there: from then on it touches no memory of ours. Idempotent. virtio 1.2 §2.4, §4.1.4.3.1.
+    fn reset(&self) -> Result<(), TransportError>;
+
+    /// Copies device configuration bytes, all from one generation. Only fields whose feature was
+    /// negotiated may be asked for. virtio 1.2 §2.5.
+    fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TransportError>;
+
+    /// How many virtqueues the device has.
+    fn queue_count(&self) -> Result<u16, TransportError>;
+
+    /// The largest size of virtqueue `queue`, 0 if it does not exist. virtio 1.2 §4.1.5.1.3.
+    fn max_queue_size(&self, queue: u16) -> Result<u16, TransportError>;
+
+    /// Tells the device where virtqueue `queue` lies and enables it.
+    fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError>;
+}

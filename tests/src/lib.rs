@@ -1,0 +1,1 @@
+//! The peers we are tested and measured against.
