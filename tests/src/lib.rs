@@ -1,1 +1,3 @@
 //! The peers we are tested and measured against.
+
+pub mod require;
