@@ -1,23 +1,20 @@
 //! Memory a device may reach, mbufs, virtqueues, and ports: frames in, frames out.
 //!
 //! ```text
-//!   port string ──► port::open ──► Port (cold)  ──► QueuePair (hot): rx_burst, tx_burst
-//!                                    │                   │
-//!                     virtio/init ◄──┘                   ├──► virtio/net ──► virtio/split    driver side
-//!                         │                              └──► virtio/server ─► virtio/split  device side
+//!   port string ──► port::open ──► Port (cold) ──► QueuePair (hot): rx_burst, tx_burst
+//!                                    │                  │
+//!                     virtio/init ◄──┘                  ├──► virtio/net ────► virtio/split    driver side
+//!                         │                             └──► virtio/server ─► virtio/split    device side
 //!                         ▼
-//!          virtio/transport/{vfio, vhost_user, in_process}          mem/{region, pool, mbuf} under all
+//!          virtio/transport/{vfio, vhost_user, in_process}       mem/{region, pool, mbuf} under all
 //! ```
 //!
 //! This crate says nothing of IP, TCP or any stack above it.
 //!
 //! # Unsafe code
 //!
-//! Denied at this root and allowed in the modules marked below, which are the whole audit list.
-//!
-//! # The DMA contract
-//!
-//! Stated once, at [`mem::Region`]: everything that hands memory to a device links there.
+//! Denied at this root; the modules declared with `#[allow(unsafe_code)]` are the whole audit list.
+//! The DMA contract, on which all of them rest, is stated once, at [`mem::Region`].
 
 pub mod mem;
 pub mod port;

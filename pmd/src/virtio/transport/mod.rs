@@ -5,7 +5,13 @@
 //! `virtio/init.rs` in the order of virtio 1.2 §3.1.1. The data path uses only the [`Notifier`] that
 //! [`Transport::enable_queue`] returned.
 
+#[allow(unsafe_code)]
+mod notifier;
+
+use thiserror::Error;
+
 use crate::mem::Iova;
+pub use notifier::{MmioNotify, Notifier};
 
 /// Where a split virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +59,44 @@ pub trait Transport: Send + Sync {
 
     /// Tells the device where virtqueue `queue` lies and enables it.
     fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError>;
+}
+
+/// A request that a transport could not carry out.
+#[derive(Debug, Error)]
+pub enum TransportError {
+    /// The other side is gone: socket closed, device unplugged.
+    #[error("the device is gone ({what})")]
+    Gone {
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The other side did not do in time what it has to.
+    #[error("the device did not {what} within {limit_ms} ms")]
+    Timeout {
+        /// What it should have done.
+        what: &'static str,
+        /// How long we waited.
+        limit_ms: u64,
+    },
+    /// The other side answered what the specification does not allow.
+    #[error("the device broke the protocol: {0}")]
+    Protocol(String),
+    /// The virtqueue does not exist or cannot have this size.
+    #[error("virtqueue {queue} cannot have {size} descriptors (the device allows {max})")]
+    Queue {
+        /// Which virtqueue.
+        queue: u16,
+        /// The size asked for.
+        size: u16,
+        /// The largest size allowed, 0 if there is no such queue.
+        max: u16,
+    },
+    /// The system refused.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// errno.
+        source: std::io::Error,
+    },
 }

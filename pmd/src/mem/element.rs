@@ -1,0 +1,343 @@
+//! The element of a pool and the handle that owns it: everything about an mbuf that needs `unsafe`.
+//!
+//! | field | who writes it | when |
+//! |---|---|---|
+//! | `pool` | the pool, once | at construction |
+//! | `refcnt` | any holder of a handle to the data room | clone, drop |
+//! | the rest | the one [`Mbuf`] that owns the element | while it is owned |
+//!
+//! Elements are private memory: a device reaches only the data room that `room` points at (see the DMA
+//! contract at [`Region`](super::Region)). A free element has `refcnt` 1, no `next` and no `direct`.
+
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use super::pool::PoolInner;
+use super::region::Iova;
+
+/// What a frame asks of the device that sends it, or what the device that received it found out, in the
+/// terms of `struct virtio_net_hdr`. All zero: nothing. Source: virtio 1.2 §5.1.6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offload {
+    /// `VIRTIO_NET_HDR_F_*`.
+    pub flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    pub gso_type: u8,
+    /// Bytes of headers in front of the segmented payload.
+    pub hdr_len: u16,
+    /// Payload bytes per segment.
+    pub gso_size: u16,
+    /// Where checksumming starts, in bytes from the start of the frame.
+    pub csum_start: u16,
+    /// Where the checksum goes, in bytes from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// One cache line of metadata.
+#[repr(C, align(64))]
+pub(super) struct Element {
+    pub pool: NonNull<PoolInner>,
+    /// Start of the data room in use: our own, or that of `direct`.
+    pub room: *mut u8,
+    pub next: Option<Mbuf>,
+    /// For a clone: the element that owns the data room, of which we hold one count.
+    pub direct: Option<NonNull<Element>>,
+    pub rx_ticks: u64,
+    /// Handles that may reach this element's own data room.
+    pub refcnt: AtomicU32,
+    /// Where the data starts, in bytes from `room`.
+    pub data_off: u32,
+    pub len: u32,
+    pub offload: Offload,
+}
+
+const _: () = assert!(size_of::<Element>() == 64);
+
+/// An owning handle to one frame, or to one segment of it; gives itself back to its pool on drop.
+///
+/// Dropping on the thread that adopted the pool is a plain push; on any other thread the mbuf goes
+/// through the pool's return ring. Both are bounded, wait for nobody and allocate nothing.
+#[repr(transparent)]
+pub struct Mbuf(NonNull<Element>);
+
+// SAFETY: an Mbuf is the only handle to its element's plain fields; `refcnt` is atomic; the pool outlives
+// every element that is out (`pool.rs`) and takes frees from any thread.
+unsafe impl Send for Mbuf {}
+// SAFETY: `&Mbuf` gives out only copies and `&[u8]`.
+unsafe impl Sync for Mbuf {}
+
+impl Mbuf {
+    /// # Safety
+    /// `element` is initialised, of a living pool, and owned by nobody else.
+    #[inline]
+    pub(super) unsafe fn from_element(element: NonNull<Element>) -> Self {
+        Self(element)
+    }
+
+    /// Our element's fields. A shared reference only while nobody, we included, writes them.
+    #[inline]
+    fn element(&self) -> &Element {
+        // SAFETY: we own the plain fields and `&self` keeps us from writing them; `refcnt`, which other
+        // holders write, is an atomic.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Where to write our element's plain fields.
+    #[inline]
+    fn element_mut(&mut self) -> *mut Element {
+        self.0.as_ptr()
+    }
+
+    /// Takes the state of a fresh allocation: empty, data behind `headroom_bytes`.
+    #[inline]
+    pub(super) fn reset(&mut self, headroom_bytes: u32) {
+        self.set_data(headroom_bytes, 0);
+        self.set_offload(Offload::default());
+    }
+
+    #[inline]
+    fn set_data(&mut self, data_off: u32, len: u32) {
+        let element = self.element_mut();
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe {
+            (*element).data_off = data_off;
+            (*element).len = len;
+        }
+    }
+
+    /// Moves the bounds of the data within the data room.
+    ///
+    /// # Panics
+    /// When they do not lie in it: every caller checks first, and a mistake must not become a bad read.
+    #[inline]
+    pub(super) fn set_bounds(&mut self, data_off: usize, len: usize) {
+        let end = data_off.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.room_bytes()), "data outside its room");
+        #[allow(clippy::cast_possible_truncation)] // both are below room_bytes, a u32
+        self.set_data(data_off as u32, len as u32);
+    }
+
+    /// Bytes of data in this segment.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.element().len as usize
+    }
+
+    /// Whether this segment holds no data.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Free bytes in front of the data.
+    #[inline]
+    #[must_use]
+    pub fn headroom(&self) -> usize {
+        self.element().data_off as usize
+    }
+
+    /// Bytes of the whole room: headroom, data, tailroom.
+    #[inline]
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        let element = self.element();
+        let pool = match element.direct {
+            None => element.pool,
+            // SAFETY: we hold a count of `direct`, so it is a live element of a live pool, and `pool` is
+            // never written after construction.
+            Some(direct) => unsafe { (*direct.as_ptr()).pool },
+        };
+        // SAFETY: a pool outlives its elements that are out; the field is never written.
+        unsafe { (*pool.as_ptr()).room_bytes }
+    }
+
+    /// Start of the data as our address; valid for [`len`](Self::len) bytes, and for
+    /// [`headroom`](Self::headroom) bytes before. For code that hands the address to a device or copies
+    /// from memory that is not ours; anyone else wants [`data`](Self::data).
+    #[inline]
+    #[must_use]
+    pub fn data_ptr(&self) -> *mut u8 {
+        let element = self.element();
+        // SAFETY: `data_off` lies within the room (`set_bounds`).
+        unsafe { element.room.add(element.data_off as usize) }
+    }
+
+    /// Start of the data as the device sees it.
+    #[inline]
+    #[must_use]
+    pub fn iova(&self) -> Iova {
+        Iova(self.data_ptr() as u64)
+    }
+
+    /// This segment's data.
+    #[inline]
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: the bytes lie within the room, were zeroed or written before, and an mbuf that is owned is
+        // not posted to a device for writing (the DMA contract, point 2).
+        unsafe { slice::from_raw_parts(self.data_ptr(), self.len()) }
+    }
+
+    /// This segment's data for writing; `None` while a clone shares it.
+    #[inline]
+    #[must_use]
+    pub fn data_mut(&mut self) -> Option<&mut [u8]> {
+        if self.is_shared() {
+            return None;
+        }
+        // SAFETY: as in `data`, and no other handle reaches the room: its count is ours alone.
+        Some(unsafe { slice::from_raw_parts_mut(self.data_ptr(), self.len()) })
+    }
+
+    /// Whether another handle reaches the same bytes.
+    #[inline]
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        let element = self.element();
+        let refcnt = match element.direct {
+            None => &element.refcnt,
+            // SAFETY: we hold a count of `direct`; only its atomic is touched.
+            Some(direct) => unsafe { &(*direct.as_ptr()).refcnt },
+        };
+        // ORDERING: Acquire. When we are the last, the other holders' reads of the data came before.
+        //           Partner: the Release in `give_up`.
+        refcnt.load(Ordering::Acquire) != 1
+    }
+
+    /// Ticks of the receiving core's clock when the frame's burst was received; 0 if it was not received.
+    #[inline]
+    #[must_use]
+    pub fn rx_ticks(&self) -> u64 {
+        self.element().rx_ticks
+    }
+
+    /// Stamps the frame.
+    #[inline]
+    pub fn set_rx_ticks(&mut self, ticks: u64) {
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe { (*self.element_mut()).rx_ticks = ticks }
+    }
+
+    /// What is asked of, or was found out by, the device.
+    #[inline]
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.element().offload
+    }
+
+    /// Asks it of the device.
+    #[inline]
+    pub fn set_offload(&mut self, offload: Offload) {
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe { (*self.element_mut()).offload = offload }
+    }
+
+    /// The next segment of the frame.
+    #[inline]
+    #[must_use]
+    pub fn next(&self) -> Option<&Mbuf> {
+        self.element().next.as_ref()
+    }
+
+    /// The next segment, to change it, cut it off or put one there.
+    #[inline]
+    pub(super) fn next_mut(&mut self) -> &mut Option<Mbuf> {
+        // SAFETY: we own the plain fields; the borrow lasts as long as `&mut self`.
+        unsafe { &mut (*self.element_mut()).next }
+    }
+
+    /// Makes the fresh `clone` show this segment's bytes without copying them.
+    pub(super) fn share_with(&self, clone: &mut Mbuf) {
+        let element = self.element();
+        let direct = element.direct.unwrap_or(self.0);
+        // ORDERING: Relaxed. A new handle is made from an existing one; nothing is published by it.
+        // SAFETY: `direct` is our own element or one that we hold a count of; only its atomic is touched.
+        let before = unsafe { (*direct.as_ptr()).refcnt.fetch_add(1, Ordering::Relaxed) };
+        assert!(before < u32::MAX / 2, "too many clones of one mbuf");
+        let (room, data_off, len) = (element.room, element.data_off, element.len);
+        let target = clone.element_mut();
+        // SAFETY: `clone` is exclusively ours and unshared; its own room is restored when it is given up.
+        unsafe {
+            (*target).direct = Some(direct);
+            (*target).room = room;
+        }
+        clone.set_data(data_off, len);
+    }
+
+    /// Hints the CPU to fetch the metadata: the loop knows what it will touch a few frames ahead.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.0.as_ptr().cast());
+    }
+}
+
+/// Brings the cache line of `address` near; never faults, whatever the address.
+#[inline]
+pub(crate) fn prefetch(address: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch is a hint, valid for every address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+}
+
+impl Drop for Mbuf {
+    #[inline]
+    fn drop(&mut self) {
+        let element = self.element();
+        if element.next.is_some() || element.direct.is_some() {
+            give_up_linked(self.0);
+        } else {
+            // SAFETY: the handle is going away, its count with it.
+            unsafe { give_up(self.0) }
+        }
+    }
+}
+
+/// Gives up one count of `element`; the last one frees it.
+///
+/// # Safety
+/// The caller owns a count, and the element has no `next` and no `direct` unless other counts remain.
+#[inline]
+unsafe fn give_up(element: NonNull<Element>) {
+    // SAFETY: our count keeps the element alive; only its atomic is touched.
+    let refcnt = unsafe { &(*element.as_ptr()).refcnt };
+    // ORDERING: Acquire. With a count of 1 nobody else is left, and what the others did with the bytes came
+    //           before. Partner: the Release below.
+    if refcnt.load(Ordering::Acquire) != 1 {
+        // ORDERING: Release. Our reads of the bytes come before the count that lets another reuse them.
+        //           Partner: the Acquire above, the fence below and the load in `is_shared`.
+        if refcnt.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+        // ORDERING: Relaxed. Nobody else holds a count; the pool's own hand-over publishes it.
+        refcnt.store(1, Ordering::Relaxed);
+    }
+    // SAFETY: ours was the last count; the pool is alive while an element is out.
+    unsafe { (*(*element.as_ptr()).pool.as_ptr()).free(element) }
+}
+
+/// The rare way out: chains and clones. A loop, not a recursion: chains may be long.
+#[cold]
+fn give_up_linked(first: NonNull<Element>) {
+    let mut segment = Some(first);
+    while let Some(element) = segment {
+        // SAFETY: each element comes from the one handle that owned it, so its plain fields are ours.
+        unsafe {
+            let fields = element.as_ptr();
+            segment = (*fields).next.take().map(|mbuf| {
+                let next = mbuf.0;
+                std::mem::forget(mbuf);
+                next
+            });
+            if let Some(direct) = (*fields).direct.take() {
+                (*fields).room = (*(*fields).pool.as_ptr()).room_of(element);
+                give_up(direct);
+            }
+            give_up(element);
+        }
+    }
+}

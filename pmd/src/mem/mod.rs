@@ -1,0 +1,20 @@
+//! Memory a device may reach, and the mbufs that live in it.
+//!
+//! ```text
+//!   Region   one memfd, mapped once: virtqueues and packet data      shared with devices
+//!   Pool     mbuf metadata (private) over data rooms (in the region) one per core
+//!   Mbuf     owning handle to one frame, or one segment of it        moves between rooms, cores and devices
+//! ```
+
+#[allow(unsafe_code)]
+mod element;
+mod mbuf;
+#[allow(unsafe_code)]
+mod pool;
+#[allow(unsafe_code)]
+mod region;
+
+pub use element::{Mbuf, Offload};
+pub use mbuf::{NoRoom, Segments};
+pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};
+pub use region::{Carved, Iova, PageSize, Region, RegionConfig, RegionError};

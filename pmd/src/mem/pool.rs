@@ -1,0 +1,445 @@
+//! A pool of mbufs that belongs to one core.
+//!
+//! | call | who | cost |
+//! |---|---|---|
+//! | [`Pool::adopt`] | the thread that will be its home; one at a time | one compare-and-swap |
+//! | [`HomePool::alloc`], [`HomePool::alloc_bulk`] | the home thread | pop from a private stack |
+//! | drop of an [`Mbuf`] at home | the home thread | push to that stack, no atomic write |
+//! | drop of an [`Mbuf`] elsewhere | any thread, any time | push into the return ring |
+//! | drop of [`HomePool`] | the home thread | gives the home up; another thread may adopt |
+//!
+//! The home drains the return ring in bulk when its stack runs short. The ring has room for every element
+//! of the pool, so a push into it cannot fail.
+//!
+//! *Visibility.* What a foreign thread did with an element comes before the home's next use of it through
+//! the ring's own synchronisation; what one home did comes before the next home through `owner`.
+//!
+//! *Lifetime.* Elements hold no count of their pool (that would be an atomic per packet). The pool's
+//! memory goes when the last handle is dropped **and** every element is back; if some are still out then,
+//! the memory is kept for good and a warning says so.
+
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use memmap2::{Advice, MmapMut, MmapRaw};
+use thiserror::Error;
+
+use super::element::{Element, Mbuf, Offload};
+use super::region::{Region, RegionError};
+use sync::{AtomicU64, Ordering};
+
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
+/// What a pool holds.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolConfig {
+    /// Number of mbufs.
+    pub mbufs: usize,
+    /// Free bytes in front of the data of a fresh mbuf; at least 64, since a device's packet header goes there.
+    pub headroom_bytes: u32,
+    /// Bytes for data behind the headroom.
+    pub data_room_bytes: u32,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self { mbufs: 8192, headroom_bytes: 128, data_room_bytes: 2048 }
+    }
+}
+
+impl PoolConfig {
+    const MAX_DATA_ROOM_BYTES: u32 = 64 << 10;
+    const MAX_MBUFS: usize = 1 << 24;
+
+    /// Bytes between two data rooms: an odd number of cache lines, so that the hot first lines of the rooms
+    /// spread over all sets of the cache.
+    fn stride_bytes(&self) -> usize {
+        let lines = ((self.headroom_bytes + self.data_room_bytes) as usize).div_ceil(64);
+        (lines | 1) * 64
+    }
+
+    /// Bytes of a [`Region`] that the pool will carve.
+    #[must_use]
+    pub fn region_bytes(&self) -> usize {
+        self.mbufs * self.stride_bytes()
+    }
+
+    fn check(&self) -> Result<(), PoolError> {
+        let in_range = |what, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(PoolError::OutOfRange { what, value, least, most })
+            }
+        };
+        in_range("mbufs", self.mbufs, 1, Self::MAX_MBUFS)?;
+        in_range("headroom_bytes", self.headroom_bytes as usize, 64, 4096)?;
+        let most = Self::MAX_DATA_ROOM_BYTES as usize;
+        in_range("data_room_bytes", self.data_room_bytes as usize, 64, most)
+    }
+}
+
+/// Why there is no pool, or no home.
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// A number of the configuration is out of range.
+    #[error("{what} is {value}, must be {least} to {most}")]
+    OutOfRange {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        value: usize,
+        /// Its least value.
+        least: usize,
+        /// Its greatest value.
+        most: usize,
+    },
+    /// The data rooms do not fit in the region.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// No private memory for the metadata.
+    #[error("cannot allocate the metadata of {mbufs} mbufs")]
+    Metadata {
+        /// How many.
+        mbufs: usize,
+        /// errno of `mmap`.
+        source: std::io::Error,
+    },
+    /// Another thread is the pool's home.
+    #[error("another thread is this pool's home; each core needs a pool of its own")]
+    Adopted,
+}
+
+/// Where a pool's mbufs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLevels {
+    /// All of them.
+    pub mbufs: usize,
+    /// On the home stack or in the return ring: free.
+    pub free: usize,
+}
+
+/// A foreign-freed element on its way home.
+struct Returned(NonNull<Element>);
+// SAFETY: the element's last handle is gone; whoever pops it from the ring owns it.
+unsafe impl Send for Returned {}
+
+pub(super) struct PoolInner {
+    /// The home thread's token, 0 when there is none.
+    owner: AtomicU64,
+    pub(super) room_bytes: usize,
+    headroom_bytes: u32,
+    stride_bytes: usize,
+    rooms: *mut u8,
+    elements: MmapRaw,
+    mbufs: usize,
+    /// Free elements. Touched only by the owner, or by the last handle's drop.
+    stack: UnsafeCell<Stack>,
+    returns: ArrayQueue<Returned>,
+    _region: Arc<Region>,
+}
+
+/// On cache lines of its own: the home core writes `len` all the time, every core reads `owner`.
+#[repr(align(128))]
+struct Stack {
+    slots: Box<[*mut Element]>,
+    len: usize,
+}
+
+impl Stack {
+    #[inline]
+    fn push(&mut self, element: NonNull<Element>) {
+        self.slots[self.len] = element.as_ptr();
+        self.len += 1;
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<NonNull<Element>> {
+        self.len = self.len.checked_sub(1)?;
+        NonNull::new(self.slots[self.len])
+    }
+}
+
+thread_local! {
+    /// This thread's token; 0 until it adopts its first pool.
+    static TOKEN: Cell<u64> = const { Cell::new(0) };
+}
+
+impl PoolInner {
+    #[inline]
+    fn is_home(&self) -> bool {
+        let token = TOKEN.get();
+        // ORDERING: Relaxed. If the value is our token then we wrote it; any other value says no.
+        token != 0 && self.owner.load(Ordering::Relaxed) == token
+    }
+
+    /// Takes back an element whose last handle is gone.
+    #[inline]
+    pub(super) fn free(&self, element: NonNull<Element>) {
+        if self.is_home() {
+            // SAFETY: we are the owner thread, and no borrow of the stack lives across a call.
+            unsafe { (*self.stack.get()).push(element) }
+        } else {
+            self.free_foreign(element);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_foreign(&self, element: NonNull<Element>) {
+        let pushed = self.returns.push(Returned(element));
+        debug_assert!(pushed.is_ok(), "the ring has room for every element");
+    }
+
+    /// The element's own data room.
+    pub(super) fn room_of(&self, element: NonNull<Element>) -> *mut u8 {
+        let index = (element.as_ptr() as usize - self.elements.as_mut_ptr() as usize) / size_of::<Element>();
+        // SAFETY: one room was carved for each element.
+        unsafe { self.rooms.add(index * self.stride_bytes) }
+    }
+
+    /// Moves everything in the return ring to the stack. Bounded by the pool's size.
+    ///
+    /// # Safety
+    /// The caller is the owner thread, or the only one left.
+    #[cold]
+    #[inline(never)]
+    unsafe fn drain_returns(&self) {
+        for _ in 0..self.mbufs {
+            let Some(Returned(element)) = self.returns.pop() else { break };
+            // SAFETY: as the caller promised; the borrow ends with the statement.
+            unsafe { (*self.stack.get()).push(element) }
+        }
+    }
+}
+
+/// The last handle's duty: free the pool if everything is home, keep it if not.
+struct PoolShared(NonNull<PoolInner>);
+
+// SAFETY: the fields of PoolInner are immutable, atomic, a concurrent queue, or (the stack) touched by the
+// owner thread alone, which hands over through `owner`.
+unsafe impl Send for PoolShared {}
+// SAFETY: as for Send.
+unsafe impl Sync for PoolShared {}
+
+impl PoolShared {
+    #[inline]
+    fn inner(&self) -> &PoolInner {
+        // SAFETY: freed only by our own drop.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for PoolShared {
+    fn drop(&mut self) {
+        let inner = self.inner();
+        // ORDERING: Acquire. The last home's pushes come before. Partner: the Release in HomePool::drop.
+        debug_assert_eq!(inner.owner.load(Ordering::Acquire), 0, "a HomePool holds a handle");
+        // SAFETY: the last handle: no owner is left and none can come.
+        let home = unsafe {
+            inner.drain_returns();
+            (*inner.stack.get()).len
+        };
+        if home == inner.mbufs {
+            // SAFETY: made by Box::into_raw in Pool::new; every element is home, so no Mbuf points here, and
+            // a push into the ring touches it for the last time before its element can be popped.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        } else {
+            log::warn!(
+                "{} of {} mbufs were never freed; their pool's memory is kept",
+                inner.mbufs - home,
+                inner.mbufs
+            );
+        }
+    }
+}
+
+/// A pool of equal mbufs. Cloning it clones the handle.
+#[derive(Clone)]
+pub struct Pool(Arc<PoolShared>);
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("mbufs", &self.0.inner().mbufs).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Carves the data rooms from `region` and allocates the metadata privately.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub fn new(region: &Arc<Region>, config: PoolConfig) -> Result<Self, PoolError> {
+        config.check()?;
+        let PoolConfig { mbufs, headroom_bytes, data_room_bytes } = config;
+        let rooms = region.carve(config.region_bytes(), 64)?.ptr;
+        let metadata = |source| PoolError::Metadata { mbufs, source };
+        let map = MmapMut::map_anon(mbufs * size_of::<Element>()).map_err(metadata)?;
+        // A hint; without transparent hugepages the metadata just costs more TLB entries.
+        let _ = map.advise(Advice::HugePage);
+        let inner = Box::new(PoolInner {
+            owner: AtomicU64::new(0),
+            room_bytes: (headroom_bytes + data_room_bytes) as usize,
+            headroom_bytes,
+            stride_bytes: config.stride_bytes(),
+            rooms,
+            elements: MmapRaw::from(map),
+            mbufs,
+            stack: UnsafeCell::new(Stack { slots: vec![std::ptr::null_mut(); mbufs].into(), len: 0 }),
+            returns: ArrayQueue::new(mbufs),
+            _region: Arc::clone(region),
+        });
+        let inner = NonNull::from(Box::leak(inner));
+        // SAFETY: just made, not yet shared.
+        unsafe { fill(inner) };
+        Ok(Self(Arc::new(PoolShared(inner))))
+    }
+
+    /// Makes the calling thread the pool's home.
+    ///
+    /// # Errors
+    /// [`PoolError::Adopted`] while another home exists.
+    pub fn adopt(&self) -> Result<HomePool, PoolError> {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        if TOKEN.get() == 0 {
+            // ORDERING: Relaxed. The numbers need only differ.
+            TOKEN.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+        // ORDERING: Acquire. The former home's pushes and pops come before ours.
+        //           Partner: the Release in HomePool::drop.
+        self.0
+            .inner()
+            .owner
+            .compare_exchange(0, TOKEN.get(), Ordering::Acquire, Ordering::Relaxed)
+            .map_err(|_| PoolError::Adopted)?;
+        Ok(HomePool { pool: self.clone(), _home_thread_only: PhantomData })
+    }
+
+    /// Number of mbufs in the pool.
+    #[must_use]
+    pub fn mbufs(&self) -> usize {
+        self.0.inner().mbufs
+    }
+}
+
+/// Lays out every element and puts it on the stack, the first on top.
+///
+/// # Safety
+/// Nobody else knows `inner` yet.
+unsafe fn fill(inner: NonNull<PoolInner>) {
+    // SAFETY: as the caller promised.
+    let pool = unsafe { inner.as_ref() };
+    let first = pool.elements.as_mut_ptr().cast::<Element>();
+    for index in (0..pool.mbufs).rev() {
+        // SAFETY: the mapping has room for `mbufs` elements and is page-aligned; the pointer is in it.
+        let element = unsafe { NonNull::new_unchecked(first.add(index)) };
+        let fresh = Element {
+            pool: inner,
+            room: pool.room_of(element),
+            next: None,
+            direct: None,
+            rx_ticks: 0,
+            refcnt: 1.into(),
+            data_off: pool.headroom_bytes,
+            len: 0,
+            offload: Offload::default(),
+        };
+        // SAFETY: the slot is ours and uninitialised memory is overwritten, not dropped; nobody else uses the
+        // stack yet.
+        unsafe {
+            element.as_ptr().write(fresh);
+            (*pool.stack.get()).push(element);
+        }
+    }
+}
+
+/// The home thread's end of a [`Pool`]: allocation. Not `Send`.
+///
+/// ```compile_fail
+/// fn must_be_send<T: Send>() {}
+/// must_be_send::<pmd::HomePool>();
+/// ```
+#[derive(Debug)]
+pub struct HomePool {
+    pool: Pool,
+    _home_thread_only: PhantomData<*mut ()>,
+}
+
+impl HomePool {
+    #[inline]
+    fn inner(&self) -> &PoolInner {
+        self.pool.0.inner()
+    }
+
+    /// One fresh mbuf: empty, data behind the headroom. `None` when the pool is empty.
+    #[inline]
+    #[must_use]
+    pub fn alloc(&self) -> Option<Mbuf> {
+        if self.available(1) == 0 {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// Up to `count` fresh mbufs; fewer when the pool holds fewer. Whatever is not taken stays in the pool.
+    #[inline]
+    pub fn alloc_bulk(&self, count: usize) -> impl Iterator<Item = Mbuf> + '_ {
+        let count = self.available(count).min(count);
+        std::iter::from_fn(move || self.pop()).take(count)
+    }
+
+    /// Mbufs on the stack, after draining the return ring if there are fewer than `wanted`.
+    #[inline]
+    fn available(&self, wanted: usize) -> usize {
+        let inner = self.inner();
+        // SAFETY: we are the owner thread; plain read.
+        let len = || unsafe { (*inner.stack.get()).len };
+        if len() < wanted {
+            // SAFETY: we are the owner thread.
+            unsafe { inner.drain_returns() };
+        }
+        len()
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<Mbuf> {
+        let inner = self.inner();
+        // SAFETY: we are the owner thread, the borrow ends with the statement, and an element on the stack
+        // is initialised and owned by nobody.
+        let mut mbuf = unsafe { (*inner.stack.get()).pop().map(|element| Mbuf::from_element(element))? };
+        mbuf.reset(inner.headroom_bytes);
+        Some(mbuf)
+    }
+
+    /// Bytes behind the headroom of a fresh mbuf.
+    #[inline]
+    #[must_use]
+    pub fn data_room_bytes(&self) -> usize {
+        self.inner().room_bytes - self.inner().headroom_bytes as usize
+    }
+
+    /// Where the mbufs are now.
+    #[must_use]
+    pub fn levels(&self) -> PoolLevels {
+        let inner = self.inner();
+        // SAFETY: we are the owner thread; plain read.
+        let stacked = unsafe { (*inner.stack.get()).len };
+        PoolLevels { mbufs: inner.mbufs, free: stacked + inner.returns.len() }
+    }
+}
+
+impl Drop for HomePool {
+    fn drop(&mut self) {
+        // ORDERING: Release. Our pushes and pops come before the next home's. Partner: the Acquire in `adopt`
+        //           and in PoolShared::drop.
+        self.inner().owner.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+//! One region per engine: a memfd mapped once, from which virtqueues and packet data are carved.
+//!
+//! One region means one VFIO DMA mapping and one vhost-user memory region (backends accept only 8),
+//! and a memfd leaves nothing on disk when the process dies.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use thiserror::Error;
+
+/// An address as the device sees it: an I/O virtual address.
+///
+/// Where an IOMMU or a vhost-user backend translates, which is everywhere we run, it has the same
+/// number as our own virtual address; the type keeps the two from being mixed up all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Iova(pub u64);
+
+/// The pages behind a [`Region`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PageSize {
+    /// 2 MiB hugepages if enough are free, ordinary pages with one warning in the log if not.
+    #[default]
+    Auto,
+    /// The system's base pages (4 KiB).
+    Ordinary,
+    /// 2 MiB hugepages, or an error.
+    Huge2M,
+    /// 1 GiB hugepages, or an error.
+    Huge1G,
+}
+
+impl PageSize {
+    /// Size of one page in bytes (`Auto` counts as 2 MiB).
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            PageSize::Ordinary => 4 << 10,
+            PageSize::Auto | PageSize::Huge2M => 2 << 20,
+            PageSize::Huge1G => 1 << 30,
+        }
+    }
+
+    const fn memfd_flags(self) -> libc::c_uint {
+        match self {
+            PageSize::Ordinary => 0,
+            PageSize::Auto | PageSize::Huge2M => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
+            PageSize::Huge1G => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
+        }
+    }
+}
+
+/// What to reserve.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegionConfig {
+    /// Bytes needed; rounded up to whole pages.
+    pub len_bytes: usize,
+    /// Which pages.
+    pub page: PageSize,
+    /// The NUMA node whose memory to use; `None` leaves the choice to the kernel.
+    pub numa_node: Option<u32>,
+}
+
+/// Why a region could not be made, or nothing more be carved from it.
+#[derive(Debug, Error)]
+pub enum RegionError {
+    /// Too few free hugepages.
+    #[error(
+        "{free} of {needed} hugepages of {page_kib} KiB free{}; run ./hugepage-setup.sh --pages {needed}{}",
+        node.map(|n| format!(" on node {n}")).unwrap_or_default(),
+        if *page_kib > 2048 { " --size 1G" } else { "" }
+    )]
+    NoHugepages {
+        /// Free pages at the time of the attempt.
+        free: u64,
+        /// Pages the region needs.
+        needed: u64,
+        /// Page size in KiB.
+        page_kib: usize,
+        /// The node asked for.
+        node: Option<u32>,
+    },
+    /// The NUMA node does not exist or may not be used.
+    #[error("no memory may be taken from NUMA node {node}; see /sys/devices/system/node for those there are")]
+    Node {
+        /// The node asked for.
+        node: u32,
+        /// errno of `mbind`.
+        source: io::Error,
+    },
+    /// The kernel would not give the memory.
+    #[error(
+        "cannot reserve {len_bytes} bytes of packet memory ({step}); free some memory or ask for fewer mbufs"
+    )]
+    Reserve {
+        /// Bytes asked for.
+        len_bytes: usize,
+        /// The call that failed.
+        step: &'static str,
+        /// Its errno.
+        source: io::Error,
+    },
+    /// The region is used up.
+    #[error(
+        "packet memory is full: {asked} bytes asked for, {left} of {len_bytes} left; ask for fewer mbufs or descriptors"
+    )]
+    Full {
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes left, before alignment.
+        left: usize,
+        /// Size of the region.
+        len_bytes: usize,
+    },
+}
+
+/// Memory that devices may read and write.
+///
+/// # The DMA contract
+///
+/// A device that was given this region (VFIO DMA map, vhost-user memory table, or our own device side
+/// in another thread) may read and write **any** byte of it at **any** time until it has been reset and
+/// the region taken away from it. Therefore:
+///
+/// 1. Nothing that our own memory safety rests on lies here: no pointer, length, index or reference
+///    count that we would believe. Mbuf metadata and the rings' shadow state are private memory.
+/// 2. No Rust reference covers bytes that a device *was asked* to write. Posting an mbuf **moves** it
+///    into the virtqueue's slot table, completion moves it out; the types allow no borrow in between.
+///    Ring fields are read and written by raw, volatile or atomic access only.
+/// 3. What a device says (ids, lengths, indices, headers) is read once into private memory and checked
+///    before use.
+/// 4. Memory goes away in this order: device reset and read back, mapping removed from the device,
+///    mbufs freed, region unmapped. Ports hold an `Arc<Region>`, so the last step cannot come early.
+///
+/// A device that writes where it was not asked to (a broken one, or a hostile vhost-user peer) can spoil
+/// the *contents* of frames, never the structures that say where frames are.
+#[derive(Debug)]
+pub struct Region {
+    map: MmapRaw,
+    file: File,
+    page: PageSize,
+    carved_bytes: AtomicUsize,
+}
+
+/// A piece of a [`Region`], zeroed, never given back before the region itself goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Carved {
+    /// Where we see it.
+    pub ptr: *mut u8,
+    /// Where the device sees it.
+    pub iova: Iova,
+}
+
+impl Region {
+    /// Reserves, places and populates the memory, so that no later access can fault. Blocks for as long
+    /// as the kernel needs to clear the pages.
+    ///
+    /// # Errors
+    /// [`RegionError`], each with the number that was short.
+    pub fn new(config: RegionConfig) -> Result<Arc<Self>, RegionError> {
+        match config.page {
+            PageSize::Auto => match Self::with_pages(config, PageSize::Huge2M) {
+                Err(why @ RegionError::NoHugepages { .. }) => {
+                    log::warn!("using ordinary pages: {why}");
+                    Self::with_pages(config, PageSize::Ordinary)
+                }
+                other => other,
+            },
+            page => Self::with_pages(config, page),
+        }
+        .map(Arc::new)
+    }
+
+    fn with_pages(config: RegionConfig, page: PageSize) -> Result<Self, RegionError> {
+        let len_bytes = config.len_bytes.max(1).next_multiple_of(page.bytes());
+        let reserve = |step| move |source| RegionError::Reserve { len_bytes, step, source };
+        let file = memfd(page).map_err(reserve("memfd_create"))?;
+        file.set_len(len_bytes as u64).map_err(reserve("ftruncate"))?;
+        // Seals let the other side of a shared mapping trust that the file will not shrink under it.
+        seal(&file).map_err(reserve("F_ADD_SEALS"))?;
+        let map = MmapOptions::new().len(len_bytes).map_raw(&file).map_err(|source| {
+            if page == PageSize::Ordinary {
+                RegionError::Reserve { len_bytes, step: "mmap", source }
+            } else {
+                no_hugepages(len_bytes, page, config.numa_node)
+            }
+        })?;
+        if let Some(node) = config.numa_node {
+            bind_to_node(&map, node).map_err(|source| RegionError::Node { node, source })?;
+        }
+        // Populated here, after the placement, with an error instead of a SIGBUS where pages run out.
+        map.advise(Advice::PopulateWrite).map_err(|source| match page {
+            PageSize::Ordinary => RegionError::Reserve { len_bytes, step: "populate", source },
+            _ => no_hugepages(len_bytes, page, config.numa_node),
+        })?;
+        Ok(Self { map, file, page, carved_bytes: AtomicUsize::new(0) })
+    }
+
+    /// Cuts off `len_bytes` zeroed bytes aligned to `align` (a power of two).
+    ///
+    /// # Errors
+    /// [`RegionError::Full`].
+    pub fn carve(&self, len_bytes: usize, align: usize) -> Result<Carved, RegionError> {
+        assert!(align.is_power_of_two() && align <= PageSize::Ordinary.bytes(), "alignment {align}");
+        let start_of = |carved: usize| carved.next_multiple_of(align);
+        // ORDERING: Relaxed. The counter alone divides the bytes; whoever is handed a piece gets it by
+        //           a move of the value, which carries its own ordering.
+        let carved = self
+            .carved_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |carved| {
+                start_of(carved).checked_add(len_bytes).filter(|end| *end <= self.len_bytes())
+            })
+            .map_err(|carved| RegionError::Full {
+                asked: len_bytes,
+                left: self.len_bytes() - carved,
+                len_bytes: self.len_bytes(),
+            })?;
+        // SAFETY: the piece ends within the mapping, as the filter above made sure.
+        let ptr = unsafe { self.map.as_mut_ptr().add(start_of(carved)) };
+        Ok(Carved { ptr, iova: Iova(ptr as u64) })
+    }
+
+    /// First byte of the mapping.
+    #[must_use]
+    pub fn base(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
+    /// Length of the mapping: whole pages.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Where the device sees [`base`](Self::base).
+    #[must_use]
+    pub fn iova(&self) -> Iova {
+        Iova(self.base() as u64)
+    }
+
+    /// The memfd, to be mapped by a vhost-user backend from offset 0.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The pages that were got: never [`PageSize::Auto`].
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        self.page
+    }
+}
+
+fn memfd(page: PageSize) -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | page.memfd_flags();
+    // SAFETY: the name is a C string; the call has no other memory operand.
+    let fd = unsafe { libc::memfd_create(c"bywash".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn seal(file: &File) -> io::Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: fcntl on a descriptor we hold; no memory operand.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn bind_to_node(map: &MmapRaw, node: u32) -> io::Result<()> {
+    const MPOL_BIND: libc::c_int = 2; // linux/mempolicy.h
+    let mut mask = [0_u64; 16];
+    let bits = mask.len() * 64;
+    let word = mask.get_mut(node as usize / 64).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    *word = 1 << (node % 64);
+    // SAFETY: the range is our mapping, the mask has the stated number of bits; mbind moves no data that
+    // anybody borrows, the pages are not populated yet.
+    let got = unsafe {
+        libc::syscall(libc::SYS_mbind, map.as_mut_ptr(), map.len(), MPOL_BIND, mask.as_ptr(), bits + 1, 0)
+    };
+    if got == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn no_hugepages(len_bytes: usize, page: PageSize, node: Option<u32>) -> RegionError {
+    let page_kib = page.bytes() >> 10;
+    let folder = node.map_or("/sys/kernel/mm/hugepages".to_owned(), |node| {
+        format!("/sys/devices/system/node/node{node}/hugepages")
+    });
+    let free = std::fs::read_to_string(format!("{folder}/hugepages-{page_kib}kB/free_hugepages"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    RegionError::NoHugepages { free, needed: (len_bytes / page.bytes()) as u64, page_kib, node }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordinary(len_bytes: usize) -> Arc<Region> {
+        Region::new(RegionConfig { len_bytes, page: PageSize::Ordinary, numa_node: None }).unwrap()
+    }
+
+    #[test]
+    fn carved_pieces_are_aligned_disjoint_and_end_with_the_region() {
+        let region = ordinary(3 * 4096 - 5);
+        assert_eq!(region.len_bytes(), 3 * 4096);
+        let first = region.carve(100, 64).unwrap();
+        let second = region.carve(4096, 4096).unwrap();
+        assert_eq!(first.ptr, region.base());
+        assert_eq!(second.ptr as usize, region.base() as usize + 4096);
+        assert_eq!(second.iova.0, second.ptr as u64);
+        region.carve(4096, 1).unwrap();
+        let full = region.carve(1, 1).unwrap_err();
+        assert!(matches!(full, RegionError::Full { asked: 1, left: 0, len_bytes: 12288 }), "{full}");
+        let overflow = region.carve(usize::MAX, 64).unwrap_err();
+        assert!(matches!(overflow, RegionError::Full { .. }));
+    }
+
+    #[test]
+    fn more_hugepages_than_the_machine_has_is_an_error_that_says_what_to_run() {
+        let asked = RegionConfig { len_bytes: 1 << 46, page: PageSize::Huge2M, numa_node: None };
+        let text = Region::new(asked).unwrap_err().to_string();
+        assert!(
+            text.contains("of 33554432 hugepages") && text.contains("./hugepage-setup.sh --pages"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn auto_falls_back_to_ordinary_pages() {
+        let config = RegionConfig { len_bytes: 1 << 20, ..RegionConfig::default() };
+        let region = Region::new(config).unwrap();
+        assert_ne!(region.page_size(), PageSize::Auto);
+        region.carve(1 << 20, 4096).unwrap();
+    }
+
+    #[test]
+    fn node_that_does_not_exist_is_named() {
+        let config = RegionConfig { len_bytes: 4096, page: PageSize::Ordinary, numa_node: Some(977) };
+        let text = Region::new(config).unwrap_err().to_string();
+        assert!(text.contains("NUMA node 977"), "{text}");
+    }
+}
