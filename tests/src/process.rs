@@ -105,10 +105,7 @@ impl Process {
     /// [`ProcessError::Start`] if the program cannot be executed.
     pub fn start(name: impl Into<String>, command: &mut Command) -> Result<Self, ProcessError> {
         let name = name.into();
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec the closure makes one system call that is safe there
         // (prctl takes no lock and allocates nothing) and touches no memory of the parent.
         unsafe {
@@ -120,10 +117,8 @@ impl Process {
                 }
             });
         }
-        let mut child = command.spawn().map_err(|source| ProcessError::Start {
-            name: name.clone(),
-            source,
-        })?;
+        let mut child =
+            command.spawn().map_err(|source| ProcessError::Start { name: name.clone(), source })?;
         let output = Arc::new(Output::default());
         output.lock().open_streams = 2;
         if let Some(stream) = child.stdout.take() {
@@ -133,13 +128,7 @@ impl Process {
             capture(stream, Arc::clone(&output), |captured| &mut captured.stderr);
         }
         let stdin = child.stdin.take();
-        Ok(Self {
-            name,
-            child,
-            stdin,
-            output,
-            status: None,
-        })
+        Ok(Self { name, child, stdin, output, status: None })
     }
 
     /// The child's process id.
@@ -171,10 +160,7 @@ impl Process {
             Some(stdin) => stdin.write_all(format!("{line}\n").as_bytes()),
             None => Err(io::ErrorKind::BrokenPipe.into()),
         };
-        written.map_err(|source| ProcessError::Input {
-            told: self.told("its input"),
-            source,
-        })
+        written.map_err(|source| ProcessError::Input { told: self.told("its input"), source })
     }
 
     /// Waits until standard output contains `needle` at byte `from` or later, and returns the
@@ -183,20 +169,12 @@ impl Process {
     /// # Errors
     /// [`ProcessError::Timeout`] after `limit`, [`ProcessError::Ended`] if the child ends first;
     /// both with the end of its output.
-    pub fn wait_for(
-        &mut self,
-        from: usize,
-        needle: &str,
-        limit: Duration,
-    ) -> Result<usize, ProcessError> {
+    pub fn wait_for(&mut self, from: usize, needle: &str, limit: Duration) -> Result<usize, ProcessError> {
         let deadline = Instant::now() + limit;
         let output = Arc::clone(&self.output);
         let mut captured = output.lock();
         loop {
-            let seen = captured
-                .stdout
-                .get(from..)
-                .and_then(|text| text.find(needle));
+            let seen = captured.stdout.get(from..).and_then(|text| text.find(needle));
             if let Some(at) = seen {
                 return Ok(from + at + needle.len());
             }
@@ -211,11 +189,7 @@ impl Process {
                     None => ProcessError::Timeout { told, limit },
                 });
             }
-            captured = output
-                .changed
-                .wait_timeout(captured, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            captured = output.changed.wait_timeout(captured, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -228,10 +202,7 @@ impl Process {
     pub fn kill(&mut self) -> ExitStatus {
         // Fails only for a child that has ended already, which is what was asked for.
         let _ = self.child.kill();
-        let status = self
-            .child
-            .wait()
-            .unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        let status = self.child.wait().unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
         *self.status.get_or_insert(status)
     }
 
@@ -260,11 +231,7 @@ impl Process {
         let stdout = std::mem::take(&mut captured.stdout);
         let stderr = std::mem::take(&mut captured.stderr);
         drop(captured);
-        Ok(Finished {
-            status,
-            stdout,
-            stderr,
-        })
+        Ok(Finished { status, stdout, stderr })
     }
 
     fn signal(&mut self, signal: libc::c_int) {
@@ -364,13 +331,9 @@ mod tests {
     #[test]
     fn a_dialogue_is_followed_step_by_step() {
         let mut child = sh("echo ready; read word; echo got $word; exit 3");
-        let at = child
-            .wait_for(0, "ready\n", Duration::from_secs(5))
-            .unwrap();
+        let at = child.wait_for(0, "ready\n", Duration::from_secs(5)).unwrap();
         child.write_line("it").unwrap();
-        child
-            .wait_for(at, "got it", Duration::from_secs(5))
-            .unwrap();
+        child.wait_for(at, "got it", Duration::from_secs(5)).unwrap();
         let finished = child.finish(Duration::from_secs(5)).unwrap();
         assert_eq!(finished.status.code(), Some(3));
         assert_eq!(finished.stdout, "ready\ngot it\n");
@@ -389,12 +352,8 @@ mod tests {
     #[test]
     fn waiting_for_words_of_a_dead_child_names_its_status() {
         let mut child = sh("echo oops >&2; exit 7");
-        let error = child
-            .wait_for(0, "ready", Duration::from_secs(5))
-            .unwrap_err();
-        let ProcessError::Ended { status, .. } = &error else {
-            panic!("{error}")
-        };
+        let error = child.wait_for(0, "ready", Duration::from_secs(5)).unwrap_err();
+        let ProcessError::Ended { status, .. } = &error else { panic!("{error}") };
         assert_eq!(status.code(), Some(7));
         assert!(error.to_string().contains("oops"), "{error}");
     }
@@ -409,14 +368,10 @@ mod tests {
 
     #[test]
     fn an_interrupt_can_be_caught() {
-        let mut child =
-            sh("trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done");
+        let mut child = sh("trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done");
         child.wait_for(0, "ready", Duration::from_secs(5)).unwrap();
         child.interrupt();
         let finished = child.finish(Duration::from_secs(5)).unwrap();
-        assert!(
-            finished.status.success() && finished.stdout.contains("caught"),
-            "{finished:?}"
-        );
+        assert!(finished.status.success() && finished.stdout.contains("caught"), "{finished:?}");
     }
 }
