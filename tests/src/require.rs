@@ -11,6 +11,9 @@ use std::io::Write as _;
 /// The environment variable that lists the suites which must not skip.
 pub const REQUIRE: &str = "BYWASH_REQUIRE";
 
+/// Words of [`REQUIRE`] that concern jobs of `ci.sh` and no suite of ours.
+const OF_CI: [&str; 1] = ["advisories"];
+
 /// A suite of tests that needs more than a compiler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
@@ -59,7 +62,7 @@ pub fn skip(suite: Suite, why: impl fmt::Display) {
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
         Ok(true) => panic!("{suite} cannot run here ({why}), but {REQUIRE}={list} requires it"),
-        Err(word) => panic!("{REQUIRE}={list}: unknown suite {word:?}; allowed: vm, dpdk, netns"),
+        Err(word) => panic!("{REQUIRE}={list}: unknown suite {word:?}; allowed: vm, dpdk, netns, advisories"),
     }
 }
 
@@ -72,6 +75,7 @@ fn is_required(list: &str, suite: Suite) -> Result<bool, &str> {
     for word in list.split(',').map(str::trim).filter(|w| !w.is_empty()) {
         match Suite::ALL.iter().find(|s| s.name() == word) {
             Some(named) => required |= *named == suite,
+            None if OF_CI.contains(&word) => {}
             None => return Err(word),
         }
     }
@@ -87,6 +91,7 @@ mod tests {
         assert_eq!(is_required("", Suite::Dpdk), Ok(false));
         assert_eq!(is_required("vm, dpdk", Suite::Dpdk), Ok(true));
         assert_eq!(is_required("vm,dpdk", Suite::Netns), Ok(false));
+        assert_eq!(is_required("advisories,vm", Suite::Vm), Ok(true));
     }
 
     #[test]
