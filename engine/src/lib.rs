@@ -1,1 +1,6 @@
 //! The loop per core.
+
+pub mod latency;
+pub mod stats;
+#[allow(unsafe_code)]
+pub mod tsc;
