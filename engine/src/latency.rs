@@ -26,8 +26,8 @@ pub const ROUND_TRIP: &str = "round_trip";
 /// Never: the bounds are constants that the crate accepts (tested).
 #[must_use]
 pub fn histogram() -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS)
-        .expect("constant bounds are valid");
+    let mut histogram =
+        Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("constant bounds are valid");
     // The zeros came from the kernel as pages not yet there; writing them now keeps the faults out of the loop.
     histogram.reset();
     histogram
@@ -52,10 +52,7 @@ impl Latencies {
             }
         }
         let histograms = distinct.iter().map(|_| histogram()).collect();
-        Latencies {
-            names: distinct,
-            histograms,
-        }
+        Latencies { names: distinct, histograms }
     }
 
     /// The slot under which `name` is recorded.
@@ -94,19 +91,14 @@ impl Latencies {
                 self.names.len() - 1
             });
             if !theirs.is_empty() {
-                self.histograms[slot]
-                    .add(theirs)
-                    .expect("all latencies have one shape");
+                self.histograms[slot].add(theirs).expect("all latencies have one shape");
             }
         }
     }
 
     /// Forgets all values, keeps names and memory. Not for the loop: it writes 216 KiB per name.
     pub fn clear(&mut self) {
-        self.histograms
-            .iter_mut()
-            .filter(|histogram| !histogram.is_empty())
-            .for_each(Histogram::reset);
+        self.histograms.iter_mut().filter(|histogram| !histogram.is_empty()).for_each(Histogram::reset);
     }
 }
 
@@ -154,9 +146,6 @@ mod tests {
         assert_eq!(a.get(TURN).unwrap().len(), 5);
         assert_eq!(a.get(RESIDENCE).unwrap().len(), 2);
         b.clear();
-        assert!(
-            b.iter()
-                .all(|(_, histogram)| histogram.is_empty() && histogram.max() == 0)
-        );
+        assert!(b.iter().all(|(_, histogram)| histogram.is_empty() && histogram.max() == 0));
     }
 }

@@ -16,6 +16,8 @@ mod mailbox;
 pub use collector::{Collector, CoreSnapshot, PortLabel, PortSnapshot, Snapshot};
 pub use mailbox::{Harvest, Inbox, Outbox, mailbox};
 
+use pmd::port::QueueCounters;
+
 use crate::latency::Latencies;
 use crate::tsc::Ticks;
 
@@ -44,10 +46,7 @@ impl Counters {
     /// The count under `name`; 0 if there is none.
     #[must_use]
     pub fn get(&self, name: &str) -> u64 {
-        self.0
-            .iter()
-            .find(|(have, _)| *have == name)
-            .map_or(0, |(_, count)| *count)
+        self.0.iter().find(|(have, _)| *have == name).map_or(0, |(_, count)| *count)
     }
 
     /// Names and counts.
@@ -58,9 +57,7 @@ impl Counters {
     /// The sum of all counts.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        self.0.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// Adds all of `other`.
@@ -76,26 +73,16 @@ impl Counters {
     }
 }
 
-/// What one queue pair did since it was opened. The names are DPDK's.
+/// What one queue pair did since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueReport {
     /// Index of its port in the engine's list of ports.
     pub port: usize,
     /// Index of the queue pair in its port.
     pub queue: u16,
-    /// Frames received.
-    pub rx_packets: u64,
-    /// Bytes of them, without frame check sequence.
-    pub rx_bytes: u64,
-    /// Times a receive buffer was wanted and the pool had none.
-    pub rx_nombuf: u64,
-    /// Frames received and dropped by the driver.
-    pub rx_dropped: u64,
-    /// Frames handed to the device.
-    pub tx_packets: u64,
-    /// Bytes of them, without frame check sequence.
-    pub tx_bytes: u64,
-    /// Frames that were to leave by this queue and were dropped.
+    /// What the driver counted, in DPDK's names.
+    pub counters: QueueCounters,
+    /// Frames that were to leave by this queue and that the loop dropped, as the queue took no more.
     pub tx_dropped: u64,
 }
 
@@ -126,7 +113,7 @@ pub struct CoreReport {
     pub queues: Vec<QueueReport>,
     /// What its programs count.
     pub counters: Counters,
-    /// Frames dropped, by reason: by the driver, by the loop, by programs.
+    /// Frames dropped by the loop and by programs, by reason; the driver's are in `queues`.
     pub drops: Counters,
     /// What was recorded since the report before this one.
     pub latencies: Latencies,
@@ -154,11 +141,7 @@ impl CoreReport {
             full_bursts: 0,
             queues: queues
                 .iter()
-                .map(|&(port, queue)| QueueReport {
-                    port,
-                    queue,
-                    ..QueueReport::default()
-                })
+                .map(|&(port, queue)| QueueReport { port, queue, ..QueueReport::default() })
                 .collect(),
             counters: Counters::new(),
             drops: Counters::new(),
@@ -207,40 +190,27 @@ mod tests {
         counters.add("lost", 2);
         counters.add("late", 1);
         counters.add("lost", 3);
-        assert_eq!(
-            counters.iter().collect::<Vec<_>>(),
-            [("lost", 5), ("late", 1)]
-        );
-        assert_eq!(
-            (counters.get("lost"), counters.get("none"), counters.sum()),
-            (5, 0, 6)
-        );
+        assert_eq!(counters.iter().collect::<Vec<_>>(), [("lost", 5), ("late", 1)]);
+        assert_eq!((counters.get("lost"), counters.get("none"), counters.sum()), (5, 0, 6));
     }
 
     #[test]
     fn a_report_that_continues_another_keeps_counters_and_drops_histograms() {
         let mut first = CoreReport::new(0, Some(3), &[(0, 0), (1, 0)], &["turn"]);
         first.turns = 10;
-        first.queues[1].rx_packets = 7;
+        first.queues[1].counters.rx_packets = 7;
         first.drops.add("tx_full", 2);
         first.latencies.record(0, 500, 4);
 
         let mut next = CoreReport::new(0, None, &[(0, 0), (1, 0)], &["turn"]);
         next.continue_from(&first);
-        assert_eq!(
-            (
-                next.turns,
-                next.queues[1].rx_packets,
-                next.drops.get("tx_full")
-            ),
-            (10, 7, 2)
-        );
+        assert_eq!((next.turns, next.queues[1].counters.rx_packets, next.drops.get("tx_full")), (10, 7, 2));
         assert!(next.latencies.get("turn").unwrap().is_empty());
 
         next.turns = 15;
         next.latencies.record(0, 700, 1);
         first.absorb(&next);
-        assert_eq!((first.turns, first.queues[1].rx_packets), (15, 7));
+        assert_eq!((first.turns, first.queues[1].counters.rx_packets), (15, 7));
         assert_eq!(first.latencies.get("turn").unwrap().len(), 5);
     }
 }

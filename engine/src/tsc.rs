@@ -105,10 +105,7 @@ impl Tsc {
         } else {
             None
         };
-        Tsc {
-            warning,
-            ..Tsc::from_hz(whole)
-        }
+        Tsc { warning, ..Tsc::from_hz(whole) }
     }
 
     /// A scale of a known rate, in ticks per second; for tests and for tools that read recorded ticks.
@@ -119,8 +116,7 @@ impl Tsc {
         let (wide_hz, one_second_ns) = (u128::from(hz), 1_000_000_000_u128);
         // Both fit: 10⁹ · 2³² / 10⁶ < 2⁴² and 10¹² · 2³² / 10⁹ < 2⁴².
         let rounded = |numerator: u128, denominator: u128| {
-            u64::try_from(((numerator << SHIFT) + denominator / 2) / denominator)
-                .unwrap_or(u64::MAX)
+            u64::try_from(((numerator << SHIFT) + denominator / 2) / denominator).unwrap_or(u64::MAX)
         };
         Tsc {
             ns_per_tick: rounded(one_second_ns, wide_hz),
@@ -208,13 +204,7 @@ fn tightest_reading() -> Reading {
         let ns = monotonic_raw_ns();
         let width = Tsc::now().since(before);
         if width < best.0 {
-            best = (
-                width,
-                Reading {
-                    ticks: before.0 + width / 2,
-                    ns,
-                },
-            );
+            best = (width, Reading { ticks: before.0 + width / 2, ns });
         }
     }
     best.1
@@ -223,15 +213,11 @@ fn tightest_reading() -> Reading {
 /// `CLOCK_MONOTONIC_RAW`, in nanoseconds.
 #[allow(unsafe_code)]
 fn monotonic_raw_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a live timespec that this call alone writes; the clock exists since Linux 2.6.28, and if the
     // call ever failed, `time` would stay zero, which the caller turns into the lowest rate, not into a fault.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &raw mut time) };
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// Ticks per second between two readings.
@@ -248,20 +234,11 @@ mod tests {
 
     #[test]
     fn a_round_trip_through_ticks_stays_within_one_part_in_a_million() {
-        for hz in [
-            1_000_000_000,
-            2_095_078_000,
-            2_100_000_000,
-            3_999_999_999,
-            5_000_000_000,
-        ] {
+        for hz in [1_000_000_000, 2_095_078_000, 2_100_000_000, 3_999_999_999, 5_000_000_000] {
             let tsc = Tsc::from_hz(hz);
             for ns in [1_000, 1_000_000, 60_000_000_000, 86_400_000_000_000] {
                 let back = tsc.ns(tsc.ticks(ns));
-                assert!(
-                    back.abs_diff(ns) <= 1 + ns / 1_000_000,
-                    "{hz} Hz: {ns} ns became {back} ns"
-                );
+                assert!(back.abs_diff(ns) <= 1 + ns / 1_000_000, "{hz} Hz: {ns} ns became {back} ns");
             }
         }
     }
@@ -272,10 +249,7 @@ mod tests {
         for ticks in [0, 1, 2, 100, 2_095_078, 2_095_078_000, 2_095_078_000 * 3600] {
             let exact = u128::from(ticks) * 1_000_000_000 / 2_095_078_000;
             let exact = u64::try_from(exact).unwrap();
-            assert!(
-                tsc.ns(ticks).abs_diff(exact) <= 1 + exact / 1_000_000_000,
-                "{ticks} ticks"
-            );
+            assert!(tsc.ns(ticks).abs_diff(exact) <= 1 + exact / 1_000_000_000, "{ticks} ticks");
         }
     }
 
@@ -296,10 +270,7 @@ mod tests {
         let by_tsc = tsc.ns_between(ticks, Tsc::now());
         let by_clock = u64::try_from(clock.elapsed().as_nanos()).unwrap();
         // `Instant` follows NTP's slewing (at most 500 ppm) and this thread may be descheduled between two reads.
-        assert!(
-            by_tsc.abs_diff(by_clock) < 5_000_000,
-            "{by_tsc} ns against {by_clock} ns"
-        );
+        assert!(by_tsc.abs_diff(by_clock) < 5_000_000, "{by_tsc} ns against {by_clock} ns");
     }
 
     #[test]
@@ -311,12 +282,6 @@ mod tests {
     #[test]
     fn warnings_name_the_cause() {
         assert!(TscWarning::NotInvariant.to_string().contains("0x80000007"));
-        assert!(
-            TscWarning::Unsteady {
-                parts_per_million: 900
-            }
-            .to_string()
-            .contains("900 ppm")
-        );
+        assert!(TscWarning::Unsteady { parts_per_million: 900 }.to_string().contains("900 ppm"));
     }
 }

@@ -51,10 +51,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Frames dropped on all cores, by reason.
+    /// Frames dropped anywhere, by reason: what loops and programs dropped, and the drivers' `rx_errors` and
+    /// `tx_errors` where there are any. (`rx_nombuf` counts buffers that were missing, not frames.)
     #[must_use]
     pub fn drops(&self) -> Counters {
-        self.summed(|core| &core.total.drops)
+        let mut drops = self.summed(|core| &core.total.drops);
+        for port in &self.ports {
+            let counters = &port.total.counters;
+            for (reason, count) in [("rx_errors", counters.rx_errors), ("tx_errors", counters.tx_errors)] {
+                if count > 0 {
+                    drops.add(reason, count);
+                }
+            }
+        }
+        drops
     }
 
     /// What programs counted on all cores, by name.
@@ -67,9 +77,7 @@ impl Snapshot {
     #[must_use]
     pub fn latencies(&self) -> Latencies {
         let mut merged = Latencies::new(&[]);
-        self.cores
-            .iter()
-            .for_each(|core| merged.merge(&core.total.latencies));
+        self.cores.iter().for_each(|core| merged.merge(&core.total.latencies));
         merged
     }
 
@@ -103,11 +111,7 @@ impl Collector {
     /// A collector for loops with these mailboxes. `blank` reports, one a loop and in the same order, give each
     /// loop's shape.
     #[must_use]
-    pub fn new(
-        tsc: Tsc,
-        ports: Vec<PortLabel>,
-        loops: Vec<(Inbox<CoreReport>, CoreReport)>,
-    ) -> Collector {
+    pub fn new(tsc: Tsc, ports: Vec<PortLabel>, loops: Vec<(Inbox<CoreReport>, CoreReport)>) -> Collector {
         let now = Instant::now();
         let cores = loops
             .into_iter()
@@ -118,13 +122,7 @@ impl Collector {
                 finished: false,
             })
             .collect();
-        Collector {
-            tsc,
-            started: now,
-            last: now,
-            ports,
-            cores,
-        }
+        Collector { tsc, started: now, last: now, ports, cores }
     }
 
     /// Asks all loops for a report and waits for them, at most `timeout` in all. A loop that does not answer is
@@ -133,11 +131,7 @@ impl Collector {
         // First ask them all, so that they answer side by side and for nearly the same moment.
         self.cores.iter_mut().for_each(|core| core.inbox.request());
         let deadline = Instant::now() + timeout;
-        let silent: Vec<bool> = self
-            .cores
-            .iter_mut()
-            .map(|core| core.harvest(deadline))
-            .collect();
+        let silent: Vec<bool> = self.cores.iter_mut().map(|core| core.harvest(deadline)).collect();
         self.snapshot(&silent)
     }
 
@@ -145,11 +139,8 @@ impl Collector {
     /// has none (`None`: it panicked) is marked silent.
     pub fn finish(&mut self, last: Vec<Option<CoreReport>>) -> Snapshot {
         let mut last = last.into_iter();
-        let silent: Vec<bool> = self
-            .cores
-            .iter_mut()
-            .map(|core| core.finish(last.next().flatten()))
-            .collect();
+        let silent: Vec<bool> =
+            self.cores.iter_mut().map(|core| core.finish(last.next().flatten())).collect();
         self.snapshot(&silent)
     }
 
@@ -163,11 +154,7 @@ impl Collector {
             .map(|(core, &silent)| {
                 let interval = core.interval.clone();
                 core.interval.clear();
-                CoreSnapshot {
-                    total: core.total.clone(),
-                    interval,
-                    silent,
-                }
+                CoreSnapshot { total: core.total.clone(), interval, silent }
             })
             .collect();
         Snapshot {
@@ -186,10 +173,7 @@ impl Core {
         if self.finished {
             return false;
         }
-        match self
-            .inbox
-            .harvest(deadline.saturating_duration_since(Instant::now()))
-        {
+        match self.inbox.harvest(deadline.saturating_duration_since(Instant::now())) {
             Harvest::Report(report) => {
                 self.take(report);
                 false
@@ -229,31 +213,16 @@ fn port_sums(labels: &[PortLabel], cores: &[CoreSnapshot]) -> Vec<PortSnapshot> 
         .enumerate()
         .map(|(port, label)| PortSnapshot {
             label: label.clone(),
-            total: QueueReport {
-                port,
-                ..QueueReport::default()
-            },
+            total: QueueReport { port, ..QueueReport::default() },
         })
         .collect();
     for queue in cores.iter().flat_map(|core| &core.total.queues) {
         if let Some(port) = ports.get_mut(queue.port) {
-            port.total.add(queue);
+            port.total.counters.add(&queue.counters);
+            port.total.tx_dropped += queue.tx_dropped;
         }
     }
     ports
-}
-
-impl QueueReport {
-    /// Adds the counters of another queue pair.
-    fn add(&mut self, other: &QueueReport) {
-        self.rx_packets += other.rx_packets;
-        self.rx_bytes += other.rx_bytes;
-        self.rx_nombuf += other.rx_nombuf;
-        self.rx_dropped += other.rx_dropped;
-        self.tx_packets += other.tx_packets;
-        self.tx_bytes += other.tx_bytes;
-        self.tx_dropped += other.tx_dropped;
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -264,19 +233,11 @@ mod tests {
     const SOON: Duration = Duration::from_millis(20);
 
     fn label(name: &str) -> PortLabel {
-        PortLabel {
-            name: name.to_string(),
-            driver: "test".to_string(),
-        }
+        PortLabel { name: name.to_string(), driver: "test".to_string() }
     }
 
     fn blank(lcore: usize) -> CoreReport {
-        CoreReport::new(
-            lcore,
-            None,
-            &[(0, u16::try_from(lcore).unwrap()), (1, 0)],
-            &["turn"],
-        )
+        CoreReport::new(lcore, None, &[(0, u16::try_from(lcore).unwrap()), (1, 0)], &["turn"])
     }
 
     type Loop = (Outbox<CoreReport>, Box<CoreReport>);
@@ -289,19 +250,12 @@ mod tests {
                 ((outbox, Box::new(blank(lcore))), (inbox, blank(lcore)))
             })
             .unzip();
-        (
-            Collector::new(
-                Tsc::from_hz(1_000_000_000),
-                vec![label("a"), label("b")],
-                inboxes,
-            ),
-            loops,
-        )
+        (Collector::new(Tsc::from_hz(1_000_000_000), vec![label("a"), label("b")], inboxes), loops)
     }
 
     fn turn(outbox: &Outbox<CoreReport>, report: &mut Box<CoreReport>) {
         report.turns += 1;
-        report.queues[0].rx_packets += 10;
+        report.queues[0].counters.rx_packets += 10;
         report.drops.add("tx_full", 1);
         report.latencies.record(0, 1000, 10);
         if outbox.is_wanted() {
@@ -322,30 +276,21 @@ mod tests {
             let turns_now = if round == 1 { 2 } else { 1 };
             assert!(!core.silent);
             assert_eq!(core.total.turns, round + 1);
-            assert_eq!(
-                core.total.latencies.get("turn").unwrap().len(),
-                10 * (round + 1)
-            );
+            assert_eq!(core.total.latencies.get("turn").unwrap().len(), 10 * (round + 1));
             assert_eq!(core.interval.get("turn").unwrap().len(), 10 * turns_now);
-            assert_eq!(snapshot.drops().get("tx_full"), round + 1);
-            assert_eq!(snapshot.ports[0].total.rx_packets, 10 * (round + 1));
+            assert_eq!(snapshot.drops().iter().collect::<Vec<_>>(), [("tx_full", round + 1)]);
+            assert_eq!(snapshot.ports[0].total.counters.rx_packets, 10 * (round + 1));
         }
     }
 
     #[test]
     fn queues_of_one_port_on_two_cores_are_summed_and_a_silent_core_is_named() {
         let (mut collector, mut loops) = engine(2);
-        collector
-            .cores
-            .iter_mut()
-            .for_each(|core| core.inbox.request());
+        collector.cores.iter_mut().for_each(|core| core.inbox.request());
         let (outbox, report) = &mut loops[1];
         turn(outbox, report);
         let snapshot = collector.collect(SOON);
-        assert_eq!(
-            [snapshot.cores[0].silent, snapshot.cores[1].silent],
-            [true, false]
-        );
+        assert_eq!([snapshot.cores[0].silent, snapshot.cores[1].silent], [true, false]);
         let (outbox, report) = &mut loops[0];
         turn(outbox, report);
         collector.cores[1].inbox.request();
@@ -353,33 +298,21 @@ mod tests {
         turn(outbox, report);
         let snapshot = collector.collect(SOON);
         assert!(snapshot.cores.iter().all(|core| !core.silent));
-        assert_eq!(snapshot.ports[0].total.rx_packets, 30);
+        assert_eq!(snapshot.ports[0].total.counters.rx_packets, 30);
         assert_eq!(snapshot.latencies().get("turn").unwrap().len(), 30);
     }
 
     #[test]
     fn the_last_snapshot_has_the_reports_nobody_took_and_those_of_the_end() {
         let (mut collector, mut loops) = engine(2);
-        assert!(
-            collector
-                .collect(Duration::ZERO)
-                .cores
-                .iter()
-                .all(|core| core.silent)
-        );
+        assert!(collector.collect(Duration::ZERO).cores.iter().all(|core| core.silent));
         let (outbox, mut report) = loops.remove(0);
         turn(&outbox, &mut report); // answers the request above, which nobody waits for any more
         turn(&outbox, &mut report);
         drop(outbox);
         let snapshot = collector.finish(vec![Some(*report), None]);
-        assert_eq!(
-            snapshot.cores[0].total.latencies.get("turn").unwrap().len(),
-            20
-        );
+        assert_eq!(snapshot.cores[0].total.latencies.get("turn").unwrap().len(), 20);
         assert_eq!(snapshot.cores[0].total.turns, 2);
-        assert_eq!(
-            [snapshot.cores[0].silent, snapshot.cores[1].silent],
-            [false, true]
-        );
+        assert_eq!([snapshot.cores[0].silent, snapshot.cores[1].silent], [false, true]);
     }
 }

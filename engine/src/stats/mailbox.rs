@@ -94,13 +94,7 @@ pub fn mailbox<T>(spare: Box<T>) -> (Outbox<T>, Inbox<T>) {
         empty: ArrayQueue::new(1),
         full: ArrayQueue::new(1),
     });
-    (
-        Outbox(Arc::clone(&shared)),
-        Inbox {
-            shared,
-            spare: Some(spare),
-        },
-    )
+    (Outbox(Arc::clone(&shared)), Inbox { shared, spare: Some(spare) })
 }
 
 impl<T> Outbox<T> {
@@ -263,11 +257,7 @@ mod tests {
                 Harvest::Silent => panic!("the writer stopped answering"),
             }
         }
-        assert_eq!(
-            seen + writer.join().unwrap(),
-            EVENTS,
-            "in {reports} reports"
-        );
+        assert_eq!(seen + writer.join().unwrap(), EVENTS, "in {reports} reports");
     }
 }
 
