@@ -1,0 +1,517 @@
+//! Device side: how a driver's virtqueues come to the core that polls them, and leave it again.
+//!
+//! A driver in another process (vhost-user) or in another port of this one (`loop:`) sets its queues up,
+//! tears them down and takes its memory away whenever it likes, on a control thread of ours; meanwhile a
+//! core polls them and must not pay for that. Each virtqueue has one hand-over point between the two:
+//!
+//! | | control thread: [`Publisher`] | polling core: [`Follower`] |
+//! |---|---|---|
+//! | queue starts | [`publish`](Publisher::publish) a [`Ring`] | sees [`changed`](Follower::changed), [`switch`](Follower::switch)es to it |
+//! | queue stops | [`withdraw`](Publisher::withdraw), waits at most so long | sees `changed`, `switch` says where it stopped |
+//! | either side goes | drop: the queue stops | drop: the ring is let go |
+//!
+//! * The core pays one plain load per burst while nothing changes, and takes a mutex only on change.
+//! * A [`Ring`] holds its [`GuestMemory`], and that holds every mapping, so a core that is late reads and
+//!   writes memory that is still mapped. Waiting makes the *answer* right (where did processing stop, may the
+//!   driver reuse its buffers); memory safety never rests on it.
+//! * `changed` may be seen late, never wrongly: what to do is always decided under the mutex.
+//!
+//! ```text
+//!          publish                 switch
+//!  empty ───────────► published ───────────► held ──┐
+//!    ▲                    │ withdraw: Untouched     │ withdraw, publish: `changed`
+//!    ├────────────────────┘                         ▼
+//!    └───────────────────────────────────── switch(position): Released
+//! ```
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::transport::RingLayout;
+use crate::mem::{Iova, Region};
+
+/// The most regions one driver's memory may consist of, as in every vhost-user backend.
+pub const MAX_REGIONS: usize = 8;
+
+/// The largest split virtqueue. virtio 1.2 §2.7.
+pub const MAX_RING_SIZE: u16 = 32_768;
+
+/// One contiguous piece of a driver's memory, mapped here.
+pub struct GuestRegion {
+    start: u64,
+    len_bytes: u64,
+    host: *mut u8,
+    // Keeps the mapping alive; never looked into.
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: `host` is only an address here; this module never dereferences it, and the owner that keeps it
+// mapped is Send + Sync itself.
+unsafe impl Send for GuestRegion {}
+// SAFETY: as above; nothing is mutable through a shared GuestRegion.
+unsafe impl Sync for GuestRegion {}
+
+impl GuestRegion {
+    /// Says that the driver's addresses from `start` on, `len_bytes` of them, are our memory at `host`.
+    ///
+    /// # Safety
+    ///
+    /// `host` to `host + len_bytes` is mapped readable and writable until `owner` is dropped, and is only ever
+    /// accessed as memory that another party changes at any time (the DMA contract of
+    /// [`Region`]).
+    #[must_use]
+    pub unsafe fn new(
+        start: Iova,
+        len_bytes: usize,
+        host: *mut u8,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { start: start.0, len_bytes: len_bytes as u64, host, _owner: owner }
+    }
+
+    #[inline]
+    fn translate(&self, iova: u64, len_bytes: usize) -> Option<*mut u8> {
+        // Below the start this wraps to a number no region is long enough for.
+        let offset = iova.wrapping_sub(self.start);
+        if offset < self.len_bytes && len_bytes as u64 <= self.len_bytes - offset {
+            // Fits a usize: it is less than the length, which was one.
+            #[allow(clippy::cast_possible_truncation)]
+            Some(self.host.wrapping_add(offset as usize))
+        } else {
+            None
+        }
+    }
+
+    fn end(&self) -> Option<u64> {
+        self.start.checked_add(self.len_bytes)
+    }
+}
+
+impl fmt::Debug for GuestRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}+{:#x} at {:p}", self.start, self.len_bytes, self.host)
+    }
+}
+
+/// Why a list of regions is not a driver's memory.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum GuestMemoryError {
+    /// No region, or more than we take.
+    #[error(
+        "driver shares {count} memory regions, from 1 to {MAX_REGIONS} are possible; with DPDK as the driver use --single-file-segments"
+    )]
+    Count {
+        /// How many there were.
+        count: usize,
+    },
+    /// A region of no bytes, or one that wraps around the end of the address space.
+    #[error(
+        "driver shares a memory region of {len_bytes} bytes at {start:#x}, which is not a range of addresses"
+    )]
+    Range {
+        /// Its first address.
+        start: u64,
+        /// Its length.
+        len_bytes: u64,
+    },
+    /// Two regions share addresses.
+    #[error("driver shares two memory regions that overlap at {at:#x}")]
+    Overlap {
+        /// The first address they share.
+        at: u64,
+    },
+}
+
+/// All the memory a driver shares with us, by the addresses that it puts into descriptors.
+#[derive(Debug)]
+pub struct GuestMemory {
+    // Apart from the others: an engine's or a DPDK process's memory is one region, and then that is all there is
+    // to look at.
+    first: GuestRegion,
+    others: Vec<GuestRegion>,
+}
+
+impl GuestMemory {
+    /// Takes the regions in any order; they may not overlap.
+    pub fn new(mut regions: Vec<GuestRegion>) -> Result<Self, GuestMemoryError> {
+        let count = regions.len();
+        if count == 0 || count > MAX_REGIONS {
+            return Err(GuestMemoryError::Count { count });
+        }
+        regions.sort_by_key(|region| region.start);
+        let mut previous_end = 0;
+        for region in &regions {
+            let end = match region.end() {
+                Some(end) if region.len_bytes > 0 => end,
+                _ => {
+                    return Err(GuestMemoryError::Range { start: region.start, len_bytes: region.len_bytes });
+                }
+            };
+            if region.start < previous_end {
+                return Err(GuestMemoryError::Overlap { at: region.start });
+            }
+            previous_end = end;
+        }
+        // The largest first: most buffers lie there.
+        regions.sort_by_key(|region| std::cmp::Reverse(region.len_bytes));
+        let first = regions.remove(0);
+        Ok(Self { first, others: regions })
+    }
+
+    /// The memory of a driver in this process, whose addresses are ours.
+    #[must_use]
+    pub fn of_region(region: &Arc<Region>) -> Self {
+        // SAFETY: the mapping lives as long as the region, and its bytes are only ever accessed under the DMA
+        // contract.
+        let first = unsafe {
+            GuestRegion::new(region.iova(), region.len_bytes(), region.base(), Arc::clone(region) as _)
+        };
+        Self { first, others: Vec::new() }
+    }
+
+    /// Where we see the driver's `len_bytes` bytes from `iova` on, `None` unless all of them lie in one region.
+    ///
+    /// A length of 0 is translated like 1: the address must be the driver's even if nothing is read there.
+    /// The pointer is valid as long as this `GuestMemory` lives. At most [`MAX_REGIONS`] comparisons.
+    #[inline]
+    #[must_use]
+    pub fn translate(&self, iova: Iova, len_bytes: usize) -> Option<*mut u8> {
+        match self.first.translate(iova.0, len_bytes) {
+            None if !self.others.is_empty() => self.translate_in_others(iova, len_bytes),
+            found => found,
+        }
+    }
+
+    fn translate_in_others(&self, iova: Iova, len_bytes: usize) -> Option<*mut u8> {
+        self.others.iter().find_map(|region| region.translate(iova.0, len_bytes))
+    }
+}
+
+/// Why a driver's virtqueue cannot be served.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RingError {
+    /// Not a size of split virtqueue.
+    #[error("virtqueue {queue}: size {size} is not a power of two up to {MAX_RING_SIZE}")]
+    Size {
+        /// The virtqueue.
+        queue: u16,
+        /// Its size.
+        size: u16,
+    },
+    /// A part of it does not lie in the memory the driver shares.
+    #[error(
+        "virtqueue {queue}: its {part} of {len_bytes} bytes at {at:#x} does not lie in the memory that the driver shares"
+    )]
+    Outside {
+        /// The virtqueue.
+        queue: u16,
+        /// Which of its three parts.
+        part: &'static str,
+        /// Where the part should be.
+        at: u64,
+        /// How long it would be.
+        len_bytes: usize,
+    },
+    /// A part of it is not aligned as virtio 1.2 §2.7 demands.
+    #[error("virtqueue {queue}: its {part} at {at:#x} is not aligned to {align_bytes} bytes")]
+    Misaligned {
+        /// The virtqueue.
+        queue: u16,
+        /// Which of its three parts.
+        part: &'static str,
+        /// Where the part is.
+        at: u64,
+        /// The alignment it should have.
+        align_bytes: usize,
+    },
+}
+
+/// How far the device side has come in a split virtqueue; both count modulo 2^16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Index of the next entry of the available ring to take (the vhost "vring base").
+    pub next_available: u16,
+    /// Value of `used.idx` after all that was given back.
+    pub next_used: u16,
+}
+
+/// A driver's virtqueue as the device side gets it: where it lies in our address space, what was negotiated,
+/// and whom to signal.
+///
+/// The three pointers are aligned, cover the whole part (16 × size, 6 + 2 × size, 6 + 8 × size bytes,
+/// virtio 1.2 §2.7.5, §2.7.6, §2.7.8) and stay mapped as long as `memory` lives. The driver writes there at any
+/// time: raw volatile or atomic access only, every value read once and checked.
+#[derive(Debug)]
+pub struct Ring {
+    /// Number of the virtqueue within its device.
+    pub queue: u16,
+    /// Number of descriptors, a power of two.
+    pub size: u16,
+    /// Descriptor table.
+    pub descriptors: *mut u8,
+    /// Available ring: the driver's.
+    pub available: *mut u8,
+    /// Used ring: ours.
+    pub used: *mut u8,
+    /// The feature bits the driver accepted.
+    pub features: u64,
+    /// Where to go on from.
+    pub start: Position,
+    /// The memory that the descriptors' addresses are in.
+    pub memory: Arc<GuestMemory>,
+    /// Readable when the driver has notified us; `None` means that it expects us to poll.
+    pub kick: Option<Arc<EventFd>>,
+    /// Written to interrupt the driver; `None` means that it polls.
+    pub call: Option<Arc<EventFd>>,
+    /// Written once when the virtqueue turns out to be broken.
+    pub err: Option<Arc<EventFd>>,
+}
+
+// SAFETY: the pointers are addresses into `memory`, which is Send + Sync and kept alive by this very struct; the
+// module never dereferences them.
+unsafe impl Send for Ring {}
+// SAFETY: as above; whoever dereferences them answers for it there.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    /// Finds the virtqueue that `layout` describes, in the addresses of `memory`. Features, start and event fds
+    /// are the caller's to fill in: 0 and none.
+    pub fn new(queue: u16, layout: &RingLayout, memory: Arc<GuestMemory>) -> Result<Self, RingError> {
+        let size = layout.size;
+        if !size.is_power_of_two() || size > MAX_RING_SIZE {
+            return Err(RingError::Size { queue, size });
+        }
+        let part = |part, at: Iova, len_bytes: usize, align_bytes: usize| {
+            let ptr = memory.translate(at, len_bytes).ok_or(RingError::Outside {
+                queue,
+                part,
+                at: at.0,
+                len_bytes,
+            })?;
+            // Ours must be aligned as well as theirs: a mapping can differ in its lower bits.
+            if !ptr.addr().is_multiple_of(align_bytes) || !at.0.is_multiple_of(align_bytes as u64) {
+                return Err(RingError::Misaligned { queue, part, at: at.0, align_bytes });
+            }
+            Ok(ptr)
+        };
+        let entries = usize::from(size);
+        let descriptors = part("descriptor table", layout.descriptors, 16 * entries, 16)?;
+        // The two bytes beyond the entries (used_event, avail_event) are there in every layout; virtio 1.2 §2.7.
+        let available = part("available ring", layout.available, 6 + 2 * entries, 2)?;
+        let used = part("used ring", layout.used, 6 + 8 * entries, 4)?;
+        Ok(Self {
+            queue,
+            size,
+            descriptors,
+            available,
+            used,
+            features: 0,
+            start: Position::default(),
+            memory,
+            kick: None,
+            call: None,
+            err: None,
+        })
+    }
+}
+
+/// What became of a virtqueue that was withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// None was published.
+    Empty,
+    /// The polling core had not looked at it yet; it would have started here.
+    Untouched(Position),
+    /// The polling core let it go and will not touch it again; it came this far.
+    Released(Position),
+    /// The polling core has not answered in time. Its memory stays mapped until it does, but it may still read
+    /// and write there: the driver must not be told that it has its buffers back.
+    StillHeld,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the polling core should be using, and the generation it came with.
+    published: Option<(u64, Arc<Ring>)>,
+    /// The generation of the ring it holds.
+    held: Option<u64>,
+    /// Where it stopped in the one it held last.
+    left_at: Position,
+    /// The control thread was told `StillHeld` and does not know yet what became of that ring.
+    answer_due: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Counts the changes of `State::published`; written under the mutex.
+    generation: AtomicU64,
+    state: Mutex<State>,
+    let_go: Condvar,
+}
+
+impl Shared {
+    // Nothing that is done under this lock can panic half way, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, state: &mut State, ring: Option<Arc<Ring>>) -> Option<(u64, Arc<Ring>)> {
+        // ORDERING: Relaxed. Only the hint that there is something to fetch: `Follower::switch` fetches it under the
+        //           mutex, which is held here. Partner: `Follower::changed`.
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        std::mem::replace(&mut state.published, ring.map(|ring| (generation, ring)))
+    }
+}
+
+/// Makes the hand-over point of one virtqueue, with none published.
+#[must_use]
+pub fn hand_over() -> (Publisher, Follower) {
+    let shared = Arc::new(Shared::default());
+    let follower = Follower { seen: 0, ring: None, shared: Arc::clone(&shared) };
+    (Publisher { shared }, follower)
+}
+
+/// The control thread's end of a virtqueue's hand-over point. Cold: every call takes a mutex.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+impl Publisher {
+    /// Gives the polling core this virtqueue, in place of the one it may have.
+    ///
+    /// To let a virtqueue go on where it was, withdraw it first and start at the position that came back.
+    pub fn publish(&self, ring: Ring) {
+        let mut state = self.shared.lock();
+        state.answer_due = false;
+        let old = self.shared.replace(&mut state, Some(Arc::new(ring)));
+        drop(state);
+        // Perhaps the last owner of a mapping: unmapped with the lock released.
+        drop(old);
+    }
+
+    /// Takes the virtqueue back and waits, at most for `timeout`, until the polling core has let it go.
+    ///
+    /// After [`Withdrawal::StillHeld`] it may be called again to go on waiting.
+    pub fn withdraw(&self, timeout: Duration) -> Withdrawal {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        let published = self.shared.replace(&mut state, None);
+        let held = state.held;
+        while state.held.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.answer_due = true;
+                return Withdrawal::StillHeld;
+            }
+            state = self.shared.let_go.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let answer_due = std::mem::take(&mut state.answer_due);
+        match published {
+            // Published over one that was held, and the core has not come by in between.
+            Some((generation, ring)) if held != Some(generation) => Withdrawal::Untouched(ring.start),
+            None if held.is_none() && !answer_due => Withdrawal::Empty,
+            _ => Withdrawal::Released(state.left_at),
+        }
+    }
+
+    /// Whether the polling core uses the virtqueue that was published last.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        let state = self.shared.lock();
+        match &state.published {
+            Some((generation, _)) => state.held == Some(*generation),
+            None => false,
+        }
+    }
+}
+
+impl Drop for Publisher {
+    /// Takes the virtqueue back without waiting.
+    fn drop(&mut self) {
+        self.withdraw(Duration::ZERO);
+    }
+}
+
+/// The polling core's end of a virtqueue's hand-over point.
+#[derive(Debug)]
+pub struct Follower {
+    seen: u64,
+    ring: Option<Arc<Ring>>,
+    shared: Arc<Shared>,
+}
+
+impl Follower {
+    /// Whether to call [`switch`](Self::switch) before touching the virtqueue again: to be asked once per burst.
+    /// One load; no lock, no syscall.
+    #[inline]
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        // ORDERING: Relaxed. Nothing is read on the strength of it but what `switch` reads under the mutex; seen one
+        //           burst late, the old ring is still mapped. Partner: `Shared::replace`.
+        self.shared.generation.load(Ordering::Relaxed) != self.seen
+    }
+
+    /// Lets go of the virtqueue held, in which the core came as far as `left_at` (not looked at if none is held),
+    /// and returns the one to serve from now on.
+    ///
+    /// Pointers taken out of the old [`Ring`] must not be used again. Cold: takes a mutex, and may be what unmaps
+    /// the memory of a driver that has gone.
+    pub fn switch(&mut self, left_at: Position) -> Option<&Ring> {
+        // Gone before the control thread hears of it, so that what it frees next is really free.
+        let held = self.ring.take().is_some();
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
+        if held {
+            state.held = None;
+            state.left_at = left_at;
+            self.shared.let_go.notify_all();
+        }
+        // ORDERING: Relaxed: changes only under the mutex, which is held here.
+        self.seen = self.shared.generation.load(Ordering::Relaxed);
+        if let Some((generation, ring)) = &state.published {
+            state.held = Some(*generation);
+            self.ring = Some(Arc::clone(ring));
+        }
+        drop(guard);
+        self.ring.as_deref()
+    }
+
+    /// The virtqueue held.
+    #[inline]
+    #[must_use]
+    pub fn ring(&self) -> Option<&Ring> {
+        self.ring.as_deref()
+    }
+
+    /// Lets go of the virtqueue held and takes no other, until the next change: a core says so before it stops
+    /// polling, and after it found the virtqueue broken.
+    pub fn leave(&mut self, left_at: Position) {
+        if self.ring.take().is_some() {
+            let mut state = self.shared.lock();
+            state.held = None;
+            state.left_at = left_at;
+            self.shared.let_go.notify_all();
+        }
+    }
+}
+
+impl Drop for Follower {
+    /// Lets go of the virtqueue; where it stopped is then as unknown as if it had not begun (say
+    /// [`leave`](Self::leave) first if it matters).
+    fn drop(&mut self) {
+        let start = self.ring.as_deref().map(|ring| ring.start);
+        if let Some(start) = start {
+            self.leave(start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
