@@ -24,11 +24,12 @@ readonly PACKAGES=(
     dpdk                                        # testpmd, the peer of the vhost-user ports
     qemu-system-x86 busybox-static cpio zstd    # the guest in which VFIO is real, and its initramfs
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
-    util-linux                                  # unshare, flock
+    util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
     shellcheck                                  # lint of the scripts
 )
 # 2 MiB pages: two testpmd of 512 MiB each, our own regions, and the guest's room to breathe.
 readonly HUGEPAGES="${BYWASH_CI_HUGEPAGES:-1024}"
+readonly HUGEPAGES_FILE=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
 if [[ -t 1 && -z "${NO_COLOR:-}" ]]; then
     BOLD=$'\e[1m' GREEN=$'\e[32m' RED=$'\e[31m' YELLOW=$'\e[33m' PLAIN=$'\e[0m'
@@ -100,7 +101,8 @@ job_setup() {
             say "installing ${missing[*]}"
             DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}"
         fi
-        ./hugepage-setup.sh --pages "$HUGEPAGES" --size 2M
+        # What somebody reserved beyond that stays.
+        if [[ $(<"$HUGEPAGES_FILE") -lt $HUGEPAGES ]]; then ./hugepage-setup.sh --pages "$HUGEPAGES" --size 2M; fi
     fi
     rustup component add rustfmt clippy
     cargo deny --version || cargo install cargo-deny --locked
@@ -113,7 +115,7 @@ job_lint() {
     local scripts
     mapfile -t scripts < <(scripts_of_the_project)
     say "shellcheck ${scripts[*]}"
-    shellcheck "${scripts[@]}"
+    shellcheck --external-sources "${scripts[@]}"
 }
 
 job_doc() { RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked; }

@@ -1,6 +1,5 @@
 //! The loop per core.
 
-pub mod config;
 pub mod latency;
 pub mod stats;
 #[allow(unsafe_code)]
