@@ -1,5 +1,6 @@
 //! The loop per core.
 
+pub mod config;
 pub mod latency;
 pub mod stats;
 #[allow(unsafe_code)]

@@ -2,11 +2,13 @@
 //!
 //! | module | one sentence |
 //! |---|---|
+//! | [`guest`] | a Linux guest under QEMU with a virtual IOMMU, where VFIO is real |
 //! | [`process`] | a child process: output captured, every wait bounded, killed on drop |
 //! | [`hugepages`] | hugepages and a hugetlbfs for one test, given back on drop |
 //! | [`testpmd`] | DPDK's testpmd, device side or driver side |
 //! | [`require`] | the skip rule: a suite that cannot run says so, or fails where it is required |
 
+pub mod guest;
 pub mod hugepages;
 #[allow(unsafe_code)] // fork and signals
 pub mod process;

@@ -1,0 +1,3 @@
+//! The programs of the `bywash` command as a library, so that tests and benchmarks run the very same code.
+
+pub mod programs;

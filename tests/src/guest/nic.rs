@@ -1,0 +1,203 @@
+//! The virtio-net devices of the guest, and where their frames go.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// The largest frame a [`HostLink`] takes: Ethernet header and 64 KiB of payload.
+const MAX_FRAME_BYTES: usize = 14 + 65_536;
+
+/// What a NIC is plugged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    /// A hub inside QEMU, by number: every NIC of it hears the others.
+    Hub(u8),
+    /// Datagrams to this process, one a frame.
+    Host,
+}
+
+/// One virtio-net-pci device. Unless told otherwise it is a modern one (virtio 1.2) that goes through the
+/// guest's virtual IOMMU, alone in its IOMMU group.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    backend: Backend,
+    legacy: bool,
+    iommu_platform: bool,
+    packed: bool,
+    conventional: bool,
+    options: String,
+}
+
+impl Nic {
+    fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            legacy: false,
+            iommu_platform: true,
+            packed: false,
+            conventional: false,
+            options: String::new(),
+        }
+    }
+
+    /// A NIC on hub `number` inside QEMU. Two NICs on one hub are wired to each other.
+    pub fn hub(number: u8) -> Self {
+        Self::new(Backend::Hub(number))
+    }
+
+    /// A NIC whose other end is this process: see [`Guest::link`](super::Guest::link).
+    pub fn host() -> Self {
+        Self::new(Backend::Host)
+    }
+
+    /// Makes it a transitional device without its modern half, so without virtio capabilities
+    /// (virtio 1.2 §4.1.4.8); such a device cannot use an IOMMU.
+    pub fn legacy_only(mut self) -> Self {
+        self.legacy = true;
+        self.iommu_platform = false;
+        self
+    }
+
+    /// Takes the feature VIRTIO_F_ACCESS_PLATFORM away: the device would access memory past the IOMMU.
+    pub fn without_iommu_platform(mut self) -> Self {
+        self.iommu_platform = false;
+        self
+    }
+
+    /// Offers packed virtqueues as well.
+    pub fn packed(mut self) -> Self {
+        self.packed = true;
+        self
+    }
+
+    /// Puts it on a conventional PCI bus, where all such devices share one IOMMU group.
+    pub fn on_shared_bus(mut self) -> Self {
+        self.conventional = true;
+        self
+    }
+
+    /// Adds properties of QEMU's virtio-net-pci as they are, such as `mq=on,vectors=6`.
+    pub fn option(mut self, properties: &str) -> Self {
+        self.options.push(',');
+        self.options.push_str(properties);
+        self
+    }
+
+    /// Whether it stands on the conventional bus.
+    pub(super) fn is_on_shared_bus(&self) -> bool {
+        self.conventional
+    }
+
+    /// The address in the guest of NIC `index`.
+    pub(super) fn address(&self, index: usize) -> String {
+        let bus = u8::from(self.conventional);
+        format!("0000:{bus:02x}:{:02x}.0", 3 + index)
+    }
+
+    /// The hardware address of NIC `index`: 52:54:00:00:00:0N, counted from 1.
+    pub(super) fn mac(index: usize) -> [u8; 6] {
+        let number = u8::try_from(index + 1).expect("at most a few NICs");
+        [0x52, 0x54, 0, 0, 0, number]
+    }
+
+    /// QEMU's arguments for NIC `index`.
+    pub(super) fn arguments(&self, index: usize, dir: &Path) -> Vec<String> {
+        let netdev = match self.backend {
+            Backend::Hub(hub) => format!("hubport,id=net{index},hubid={hub}"),
+            Backend::Host => format!(
+                "dgram,id=net{index},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                guest_end(dir, index).display(),
+                host_end(dir, index).display()
+            ),
+        };
+        let onoff = |on: bool| if on { "on" } else { "off" };
+        let mac = Self::mac(index).map(|byte| format!("{byte:02x}")).join(":");
+        let bus = if self.conventional { "conventional" } else { "pcie.0" };
+        let device = format!(
+            "virtio-net-pci,netdev=net{index},bus={bus},addr={:#x},mac={mac},romfile=,\
+             disable-legacy={},disable-modern={},iommu_platform={},packed={}{}",
+            3 + index,
+            onoff(!self.legacy),
+            onoff(self.legacy),
+            onoff(self.iommu_platform),
+            onoff(self.packed),
+            self.options
+        );
+        vec!["-netdev".into(), netdev, "-device".into(), device]
+    }
+
+    /// Opens this process's end, which QEMU wants to find when it starts.
+    pub(super) fn open_host_link(&self, index: usize, dir: &Path) -> Result<Option<HostLink>> {
+        if self.backend != Backend::Host {
+            return Ok(None);
+        }
+        let path = host_end(dir, index);
+        let socket = UnixDatagram::bind(&path).with_context(|| format!("bind {}", path.display()))?;
+        Ok(Some(HostLink { socket, peer: guest_end(dir, index) }))
+    }
+}
+
+fn host_end(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("nic{index}.host"))
+}
+
+fn guest_end(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("nic{index}.qemu"))
+}
+
+/// This process's end of a NIC's wire. No frame is lost on it: a full socket makes the sender wait.
+#[derive(Debug)]
+pub struct HostLink {
+    socket: UnixDatagram,
+    peer: PathBuf,
+}
+
+impl HostLink {
+    /// Sends one Ethernet frame, without frame check sequence, to the guest's NIC.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if QEMU took nothing for two seconds, as with a NIC that has no driver.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.socket.set_write_timeout(Some(Duration::from_secs(2)))?;
+        self.socket.send_to(frame, &self.peer).map(drop)
+    }
+
+    /// Waits at most `timeout` for one frame that the guest's NIC sent.
+    ///
+    /// # Errors
+    /// Whatever the socket gives but a timeout, which is `None`.
+    pub fn receive(&self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
+        // A zero timeout would mean to wait for ever.
+        self.socket.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        let mut frame = vec![0; MAX_FRAME_BYTES];
+        match self.socket.recv(&mut frame) {
+            Ok(len) => {
+                frame.truncate(len);
+                Ok(Some(frame))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legacy_device_cannot_ask_for_the_iommu() {
+        let line = Nic::hub(0).legacy_only().arguments(0, Path::new("/t")).join(" ");
+        assert!(line.contains("disable-legacy=off,disable-modern=on,iommu_platform=off"), "{line}");
+    }
+
+    #[test]
+    fn devices_of_the_shared_bus_stand_behind_the_bridge() {
+        let nic = Nic::host().on_shared_bus();
+        assert_eq!(nic.address(1), "0000:01:04.0");
+        assert!(nic.arguments(1, Path::new("/t"))[3].contains("bus=conventional,addr=0x4"));
+    }
+}
