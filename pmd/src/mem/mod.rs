@@ -8,6 +8,8 @@
 
 #[allow(unsafe_code)]
 mod element;
+#[allow(unsafe_code)]
+mod mapping;
 mod mbuf;
 #[allow(unsafe_code)]
 mod pool;

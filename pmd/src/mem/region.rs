@@ -9,13 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
 use thiserror::Error;
+
+use super::mapping::Mapping;
 
 /// An address as the device sees it: an I/O virtual address.
 ///
 /// Where an IOMMU or a vhost-user backend translates, which is everywhere we run, it has the same
-/// number as our own virtual address; the type keeps the two from being mixed up all the same.
+/// number as our own virtual address; the type keeps the two from being mixed up all the same. A
+/// [`Region`] is mapped low enough (below 2^39) for every IOMMU in use to take its addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Iova(pub u64);
@@ -140,7 +142,7 @@ pub enum RegionError {
 /// the *contents* of frames, never the structures that say where frames are.
 #[derive(Debug)]
 pub struct Region {
-    map: MmapRaw,
+    map: Mapping,
     file: File,
     page: PageSize,
     carved_bytes: AtomicUsize,
@@ -182,7 +184,7 @@ impl Region {
         file.set_len(len_bytes as u64).map_err(reserve("ftruncate"))?;
         // Seals let the other side of a shared mapping trust that the file will not shrink under it.
         seal(&file).map_err(reserve("F_ADD_SEALS"))?;
-        let map = MmapOptions::new().len(len_bytes).map_raw(&file).map_err(|source| {
+        let map = Mapping::new(&file, len_bytes).map_err(|source| {
             if page == PageSize::Ordinary {
                 RegionError::Reserve { len_bytes, step: "mmap", source }
             } else {
@@ -193,7 +195,7 @@ impl Region {
             bind_to_node(&map, node).map_err(|source| RegionError::Node { node, source })?;
         }
         // Populated here, after the placement, with an error instead of a SIGBUS where pages run out.
-        map.advise(Advice::PopulateWrite).map_err(|source| match page {
+        map.populate().map_err(|source| match page {
             PageSize::Ordinary => RegionError::Reserve { len_bytes, step: "populate", source },
             _ => no_hugepages(len_bytes, page, config.numa_node),
         })?;
@@ -220,20 +222,20 @@ impl Region {
                 len_bytes: self.len_bytes(),
             })?;
         // SAFETY: the piece ends within the mapping, as the filter above made sure.
-        let ptr = unsafe { self.map.as_mut_ptr().add(start_of(carved)) };
+        let ptr = unsafe { self.map.ptr().add(start_of(carved)) };
         Ok(Carved { ptr, iova: Iova(ptr as u64) })
     }
 
     /// First byte of the mapping.
     #[must_use]
     pub fn base(&self) -> *mut u8 {
-        self.map.as_mut_ptr()
+        self.map.ptr()
     }
 
     /// Length of the mapping: whole pages.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.map.len()
+        self.map.len_bytes()
     }
 
     /// Where the device sees [`base`](Self::base).
@@ -275,7 +277,7 @@ fn seal(file: &File) -> io::Result<()> {
     }
 }
 
-fn bind_to_node(map: &MmapRaw, node: u32) -> io::Result<()> {
+fn bind_to_node(map: &Mapping, node: u32) -> io::Result<()> {
     const MPOL_BIND: libc::c_int = 2; // linux/mempolicy.h
     let mut mask = [0_u64; 16];
     let bits = mask.len() * 64;
@@ -284,7 +286,7 @@ fn bind_to_node(map: &MmapRaw, node: u32) -> io::Result<()> {
     // SAFETY: the range is our mapping, the mask has the stated number of bits; mbind moves no data that
     // anybody borrows, the pages are not populated yet.
     let got = unsafe {
-        libc::syscall(libc::SYS_mbind, map.as_mut_ptr(), map.len(), MPOL_BIND, mask.as_ptr(), bits + 1, 0)
+        libc::syscall(libc::SYS_mbind, map.ptr(), map.len_bytes(), MPOL_BIND, mask.as_ptr(), bits + 1, 0)
     };
     if got == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
