@@ -3,6 +3,11 @@
 pub mod pacer;
 pub mod payload;
 pub mod replay;
+pub mod sender;
+pub mod sink;
 pub mod sizes;
 pub mod template;
 pub mod tracker;
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,11 @@ impl Pacer {
         can
     }
 
+    /// Gives back what a frame of `units` cost that could not be sent after all.
+    pub fn refund(&mut self, units: u64) {
+        self.credit += u128::from(units) * u128::from(self.ticks_per_second);
+    }
+
     /// Units that were due and never sent, because the port or the core was not there for more than
     /// [`CATCH_UP_MS`].
     pub fn forfeited_units(&self) -> u64 {
