@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use super::mbuf::NoRoom;
 use super::pool::PoolInner;
 use super::region::Iova;
 
@@ -112,7 +113,7 @@ impl Mbuf {
     /// # Panics
     /// When they do not lie in it: every caller checks first, and a mistake must not become a bad read.
     #[inline]
-    pub(super) fn set_bounds(&mut self, data_off: usize, len: usize) {
+    pub(crate) fn set_bounds(&mut self, data_off: usize, len: usize) {
         let end = data_off.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.room_bytes()), "data outside its room");
         #[allow(clippy::cast_possible_truncation)] // both are below room_bytes, a u32
@@ -268,10 +269,38 @@ impl Mbuf {
         clone.set_data(data_off, len);
     }
 
-    /// Hints the CPU to fetch the metadata: the loop knows what it will touch a few frames ahead.
+    /// Appends `count` bytes from memory that is not ours.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the tailroom is shorter or a clone shares the room.
+    ///
+    /// # Safety
+    /// `from` is valid for `count` bytes and does not lie in this mbuf's room. Others may write there meanwhile.
     #[inline]
-    pub fn prefetch(&self) {
-        prefetch(self.0.as_ptr().cast());
+    pub(crate) unsafe fn append_from(&mut self, from: *const u8, count: usize) -> Result<(), NoRoom> {
+        let to = self.append(count)?.as_mut_ptr();
+        // SAFETY: `to` is ours for `count` bytes, `from` as the caller promised. Bytes that change under the copy
+        // come out as some mix, which is the sender's loss alone.
+        unsafe { to.copy_from_nonoverlapping(from, count) };
+        Ok(())
+    }
+
+    /// `N` bytes of the data room from `offset` behind the start of the data, whether or not they count as data:
+    /// what a device has written into an mbuf that was posted empty. `None` beyond the room.
+    #[inline]
+    pub(crate) fn read_room<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let end = self.headroom().checked_add(offset)?.checked_add(N)?;
+        if end > self.room_bytes() {
+            return None;
+        }
+        // SAFETY: within the room; a volatile copy, as a device that lies about completion may still be writing.
+        Some(unsafe { self.data_ptr().add(offset).cast::<[u8; N]>().read_volatile() })
+    }
+
+    /// Hints the CPU to fetch the first line of the data: the loop knows what it will touch a few frames ahead.
+    #[inline]
+    pub fn prefetch_data(&self) {
+        prefetch(self.data_ptr());
     }
 }
 

@@ -16,6 +16,7 @@ mod pool;
 #[allow(unsafe_code)]
 mod region;
 
+pub(crate) use element::prefetch;
 pub use element::{Mbuf, Offload};
 pub use mbuf::{NoRoom, Segments};
 pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};

@@ -2,4 +2,12 @@
 
 #[allow(unsafe_code)]
 pub mod attach;
+mod init;
+pub(crate) mod net;
+pub(crate) mod server;
+pub mod spec;
+#[allow(unsafe_code)]
+mod split;
 pub mod transport;
+
+pub use init::InitError;

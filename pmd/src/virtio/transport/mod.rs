@@ -5,6 +5,7 @@
 //! `virtio/init.rs` in the order of virtio 1.2 §3.1.1. The data path uses only the [`Notifier`] that
 //! [`Transport::enable_queue`] returned.
 
+pub(crate) mod in_process;
 #[allow(unsafe_code)]
 mod notifier;
 
@@ -31,6 +32,17 @@ pub struct RingLayout {
 /// Implementations give the device access to the engine's one [`Region`](crate::Region) when they are
 /// opened, and keep it alive until they are dropped. Dropping a transport resets the device first.
 pub trait Transport: Send + Sync {
+    /// Feature bits without which this transport cannot work, beyond `VERSION_1`: `ACCESS_PLATFORM` where an IOMMU
+    /// translates, since a device without it would take our addresses for physical ones.
+    fn required_features(&self) -> u64 {
+        0
+    }
+
+    /// Whether the device is still there: socket connected, device plugged in. Cheap; may make a syscall.
+    fn is_present(&self) -> bool {
+        true
+    }
+
     /// The feature bits the device offers.
     fn device_features(&self) -> Result<u64, TransportError>;
 

@@ -1,0 +1,86 @@
+//! The lies that stop a queue.
+
+use thiserror::Error;
+
+/// Why a queue stopped: the other side broke the rules. Each names the value and the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum QueueFault {
+    /// A used element names a descriptor that the queue does not have.
+    #[error("device returned descriptor {id} of a virtqueue of {size} (virtio 1.2 §2.7.8)")]
+    UsedIdOutOfRange {
+        /// What it named.
+        id: u32,
+        /// Size of the queue.
+        size: u16,
+    },
+    /// A used element names a descriptor that is not with the device.
+    #[error("device returned descriptor {id}, which it does not hold (virtio 1.2 §2.7.8)")]
+    UsedIdNotOutstanding {
+        /// What it named.
+        id: u32,
+    },
+    /// A used element claims more bytes than the buffer has.
+    #[error("device claims to have written {len} bytes into a buffer of {posted} (virtio 1.2 §2.7.8.2)")]
+    UsedLenTooLong {
+        /// Bytes claimed.
+        len: u32,
+        /// Bytes posted.
+        posted: u32,
+    },
+    /// The used index moved further than there are buffers with the device.
+    #[error(
+        "device moved its used index by {moved} with {outstanding} buffers outstanding (virtio 1.2 §2.7.8)"
+    )]
+    UsedIndexJump {
+        /// How far it moved.
+        moved: u16,
+        /// Buffers it held.
+        outstanding: u16,
+    },
+    /// The available index moved further than the queue is long.
+    #[error("driver moved its available index by {moved} in a virtqueue of {size} (virtio 1.2 §2.7.13)")]
+    AvailIndexJump {
+        /// How far it moved.
+        moved: u16,
+        /// Size of the queue.
+        size: u16,
+    },
+    /// An available ring entry or a `next` field names a descriptor that the queue does not have.
+    #[error("driver named descriptor {id} of a virtqueue of {size} (virtio 1.2 §2.7.5, §2.7.6)")]
+    DescriptorOutOfRange {
+        /// What it named.
+        id: u16,
+        /// Size of the queue.
+        size: u16,
+    },
+    /// A descriptor chain is longer than the queue: it has a loop.
+    #[error(
+        "driver made a descriptor chain longer than its virtqueue of {size}: it loops (virtio 1.2 §2.7.5.2)"
+    )]
+    ChainTooLong {
+        /// Size of the queue.
+        size: u16,
+    },
+    /// A descriptor points outside the memory that the driver shared.
+    #[error("driver's descriptor {address:#x}+{len} lies outside the memory it shared")]
+    AddressNotShared {
+        /// Where it points.
+        address: u64,
+        /// How far.
+        len: u32,
+    },
+    /// A descriptor has a flag that was not negotiated, or the wrong direction.
+    #[error("driver's descriptor has flags {flags:#x}, which mean nothing here (virtio 1.2 §2.7.5)")]
+    BadDescriptorFlags {
+        /// The flags.
+        flags: u16,
+    },
+    /// A merged receive buffer count that is zero or more than were used.
+    #[error("device says the frame spans {num_buffers} buffers, {ready} are there (virtio 1.2 §5.1.6.4)")]
+    BadNumBuffers {
+        /// What the header says.
+        num_buffers: u16,
+        /// How many used elements are there.
+        ready: u16,
+    },
+}

@@ -1,0 +1,93 @@
+//! Ports: the cold side (open, info, link, close) and the hot side (bursts in, bursts out).
+
+mod counters;
+mod fault;
+mod open;
+
+use arrayvec::ArrayVec;
+
+use crate::mem::{HomePool, Mbuf};
+use crate::virtio::transport::TransportError;
+pub use counters::QueueCounters;
+pub use fault::QueueFault;
+pub use open::{OpenConfig, OpenError, PortSpec, SpecError, open, region_bytes};
+
+/// The most packets one call moves: NAPI's weight.
+pub const MAX_BURST: usize = 64;
+
+/// Packets on their way, in order. Lives on the loop's stack or in its state; never allocates.
+pub type Burst = ArrayVec<Mbuf, MAX_BURST>;
+
+/// A network device, as the control thread sees it. All calls may block, allocate and make syscalls.
+pub trait Port: Send {
+    /// The port string it was opened with.
+    fn name(&self) -> &str;
+
+    /// What it is; fixed while it is open.
+    fn info(&self) -> &PortInfo;
+
+    /// Whether frames can pass, as of now.
+    fn link(&self) -> Link;
+
+    /// The queue pairs, each to be polled by one core. They can be taken once; later calls return none.
+    fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>>;
+
+    /// Stops the device. Afterwards it touches no memory of ours and the queue pairs move nothing.
+    /// Idempotent; dropping the port does the same.
+    ///
+    /// # Errors
+    /// [`TransportError`] when the device cannot be made to stop; its memory is then kept, not reused.
+    fn stop(&mut self) -> Result<(), TransportError>;
+}
+
+/// A receive and a transmit queue, polled by one core. No call blocks, allocates, locks or logs.
+pub trait QueuePair: Send {
+    /// Receives at most `budget` frames and at most what `burst` has room for, appended in order of arrival;
+    /// refills the receive queue from `pool`, also when nothing came. Returns how many it appended.
+    fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize;
+
+    /// Sends frames from the front of `burst` until the transmit queue is full; what is left in `burst` was
+    /// not sent. One notification at most. Returns how many it took.
+    fn tx_burst(&mut self, burst: &mut Burst) -> usize;
+
+    /// How many single-segment frames `tx_burst` would take now.
+    fn tx_room(&mut self) -> usize;
+
+    /// The core stops polling: gives back whatever belongs to the other side, so that this can stop or reset without
+    /// waiting for us. Afterwards bursts move nothing. Cold.
+    fn quiesce(&mut self);
+
+    /// Counts since the queue pair was made.
+    fn counters(&self) -> QueueCounters;
+
+    /// Why the queue pair stopped moving frames, if it did.
+    fn fault(&self) -> Option<QueueFault>;
+}
+
+/// What a port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Which driver: `virtio-net (vfio)` and the like.
+    pub driver: &'static str,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest Ethernet payload in bytes, headers not included. virtio 1.2 §5.1.4 `mtu`.
+    pub mtu: u16,
+    /// Descriptors of each receive queue.
+    pub rx_descriptors: u16,
+    /// Descriptors of each transmit queue.
+    pub tx_descriptors: u16,
+    /// How many queue pairs.
+    pub queue_pairs: u16,
+    /// Negotiated virtio feature bits; for a device side that no driver has joined yet, the offered ones.
+    pub features: u64,
+}
+
+/// State of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Frames pass.
+    Up,
+    /// The device says there is no link, or the other side is not there (yet, or any more).
+    Down,
+}

@@ -1,0 +1,199 @@
+//! The network device as its driver sees it (virtio 1.2 §5.1): the port and its queue pairs.
+//!
+//! ```text
+//!   init::Device ──► NetPort (cold)       info, link, stop
+//!        ▲               │ queue pairs
+//!        └── stop ── NetQueuePair (hot):  rx (Receiver) ─► split::driver    one descriptor per packet,
+//!                                         tx (Transmitter) ─► split::driver header in the mbuf's headroom
+//! ```
+
+mod rx;
+mod tx;
+
+use std::sync::Arc;
+
+use super::init::{Device, InitError, Queues};
+use super::spec::{feature, net};
+use super::split::driver::QueueMemory;
+use super::transport::{Transport, TransportError};
+use crate::mem::HomePool;
+use crate::port::{Burst, Link, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use rx::Receiver;
+use tx::Transmitter;
+
+/// What we use where the device offers it.
+const WANTED: u64 =
+    feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | feature::ORDER_PLATFORM;
+
+/// Ethernet's customary MTU, where the device states none.
+const DEFAULT_MTU: u16 = 1500;
+
+/// A virtio network device, driven.
+pub(crate) struct NetPort {
+    name: String,
+    info: PortInfo,
+    device: Arc<Device>,
+    pairs: Vec<Box<dyn QueuePair>>,
+}
+
+/// What tells one virtio port from another, beside the transport.
+pub(crate) struct Identity {
+    /// The port string.
+    pub name: String,
+    /// What [`PortInfo::driver`] says.
+    pub driver: &'static str,
+    /// The MAC address where the device states none.
+    pub mac: [u8; 6],
+    /// Feature bits that are not to be accepted although we could.
+    pub without: u64,
+}
+
+impl NetPort {
+    /// Bytes of a [`Region`](crate::Region) that one port carves at most.
+    pub(crate) fn region_bytes(rx_descriptors: u16, tx_descriptors: u16) -> usize {
+        let queue = |size: u16| QueueMemory::region_bytes(size);
+        queue(rx_descriptors) + queue(tx_descriptors) + Transmitter::REGION_BYTES
+    }
+
+    /// Brings the device up with one queue pair: virtio 1.2 §3.1.1, §5.1.5.
+    pub(crate) fn open(
+        identity: Identity,
+        transport: Arc<dyn Transport>,
+        config: &OpenConfig<'_>,
+    ) -> Result<Self, InitError> {
+        let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without)?);
+        let wanted_sizes = [config.rx_descriptors, config.tx_descriptors];
+        let queues = Queues { region: config.region, wanted_sizes: &wanted_sizes };
+        let mut queues = device.start(&queues)?.into_iter();
+        let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
+            return Err(InitError::TooFewQueues { has: 0, needs: 2 });
+        };
+        let info = PortInfo {
+            driver: identity.driver,
+            mac: read_mac(&device)?.unwrap_or(identity.mac),
+            mtu: read_mtu(&device)?.unwrap_or(DEFAULT_MTU),
+            rx_descriptors: receive.size(),
+            tx_descriptors: transmit.size(),
+            queue_pairs: 1,
+            features: device.features(),
+        };
+        let mergeable = device.features() & feature::MRG_RXBUF != 0;
+        let pair = NetQueuePair {
+            rx: Receiver::new(receive, mergeable),
+            tx: Transmitter::new(transmit, config.region)?,
+            device: Arc::clone(&device),
+        };
+        Ok(Self { name: identity.name, info, device, pairs: vec![Box::new(pair)] })
+    }
+}
+
+/// A configuration field, if its feature was negotiated.
+fn read_field<const N: usize>(
+    device: &Device,
+    bit: u64,
+    offset: usize,
+) -> Result<Option<[u8; N]>, InitError> {
+    if device.features() & bit == 0 {
+        return Ok(None);
+    }
+    let mut bytes = [0; N];
+    let read = device.transport().read_config(offset, &mut bytes);
+    read.map_err(|source| InitError::Transport { step: "reading the configuration", source })?;
+    Ok(Some(bytes))
+}
+
+fn read_mac(device: &Device) -> Result<Option<[u8; 6]>, InitError> {
+    read_field(device, feature::MAC, net::config::MAC)
+}
+
+/// The MTU; a value below the least that the specification allows counts as none.
+fn read_mtu(device: &Device) -> Result<Option<u16>, InitError> {
+    let mtu = read_field(device, feature::MTU, net::config::MTU)?.map(u16::from_le_bytes);
+    Ok(mtu.filter(|mtu| *mtu >= net::MIN_MTU))
+}
+
+impl Port for NetPort {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn link(&self) -> Link {
+        if !self.device.transport().is_present() {
+            return Link::Down;
+        }
+        match read_field(&self.device, feature::STATUS, net::config::STATUS)
+            .map(|s| s.map(u16::from_le_bytes))
+        {
+            Ok(Some(status)) if status & net::STATUS_LINK_UP == 0 => Link::Down,
+            Ok(_) => Link::Up, // without the feature the link is assumed to be up, virtio 1.2 §5.1.4.2
+            Err(_) => Link::Down,
+        }
+    }
+
+    fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {
+        std::mem::take(&mut self.pairs)
+    }
+
+    fn stop(&mut self) -> Result<(), TransportError> {
+        self.device.stop()
+    }
+}
+
+/// One receive and one transmit queue.
+struct NetQueuePair {
+    rx: Receiver,
+    tx: Transmitter,
+    device: Arc<Device>,
+}
+
+impl QueuePair for NetQueuePair {
+    fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
+        let received = self.rx.receive(burst, budget);
+        self.rx.refill(pool);
+        if received == 0 {
+            // Nothing else to do: bring sent mbufs home, so that a quiet port holds none back.
+            self.tx.reclaim();
+        }
+        received
+    }
+
+    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        self.tx.transmit(burst)
+    }
+
+    fn tx_room(&mut self) -> usize {
+        self.tx.room()
+    }
+
+    fn quiesce(&mut self) {}
+
+    fn counters(&self) -> QueueCounters {
+        let mut counters = self.rx.counters;
+        counters.add(&self.tx.counters);
+        counters.faults = u64::from(self.rx.fault().is_some()) + u64::from(self.tx.fault().is_some());
+        counters
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.rx.fault().or(self.tx.fault())
+    }
+}
+
+impl Drop for NetQueuePair {
+    /// The device first: what is posted is its until the reset has read back as done. If it will not stop, the
+    /// memory is given up for good rather than given to somebody else.
+    fn drop(&mut self) {
+        if let Err(error) = self.device.stop() {
+            log::warn!("packet memory of a device that does not stop is kept: {error}");
+            self.rx.abandon();
+            self.tx.abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! Receiving: buffers out, frames in.
+//!
+//! A receive buffer starts on a cache line with the 12-byte header, so that header and Ethernet addresses
+//! share a line: an application that rewrites addresses takes one line from the device's core, not two.
+
+use crate::mem::{HomePool, Mbuf};
+use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::virtio::spec::net::HEADER_BYTES;
+use crate::virtio::split::driver::{DriverQueue, Piece};
+
+/// How many frames ahead of the one in hand are fetched into the cache.
+const PREFETCH_AHEAD: u16 = 4;
+
+/// The receive side of a queue pair.
+pub(super) struct Receiver {
+    queue: DriverQueue,
+    /// A frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
+    mergeable: bool,
+    pub counters: QueueCounters,
+}
+
+impl Receiver {
+    pub(super) fn new(queue: DriverQueue, mergeable: bool) -> Self {
+        Self { queue, mergeable, counters: QueueCounters::default() }
+    }
+
+    pub(super) fn fault(&self) -> Option<QueueFault> {
+        self.queue.fault()
+    }
+
+    pub(super) fn abandon(&mut self) {
+        self.queue.abandon();
+    }
+
+    /// Appends received frames to `burst`: at most `budget`, at most what it has room for.
+    pub(super) fn receive(&mut self, burst: &mut Burst, budget: usize) -> usize {
+        let budget = budget.min(burst.remaining_capacity());
+        let before = burst.len();
+        // An error has stopped the queue, and `fault` tells; what came before the lie is good.
+        let _ = match self.queue.ready() {
+            Ok(0) | Err(_) => return 0,
+            Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
+            Ok(ready) => self.receive_single(burst, budget, ready),
+        };
+        let frames = &burst[before..];
+        self.counters.rx_packets += frames.len() as u64;
+        self.counters.rx_bytes += frames.iter().map(|frame| frame.pkt_len() as u64).sum::<u64>();
+        frames.len()
+    }
+
+    /// One buffer a frame: nothing of the header is of use, since no offload was negotiated, and it is not read.
+    fn receive_single(&mut self, burst: &mut Burst, budget: usize, ready: u16) -> Result<(), QueueFault> {
+        for _ in 0..budget.min(usize::from(ready)) {
+            self.prefetch();
+            let (mbuf, len) = self.complete()?;
+            match with_bounds(mbuf, HEADER_BYTES, len) {
+                Some(frame) => burst.push(frame),
+                None => self.counters.rx_errors += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of the first buffer says how many buffers the frame spans. virtio 1.2 §5.1.6.4.
+    fn receive_merged(&mut self, burst: &mut Burst, budget: usize, ready: u16) -> Result<(), QueueFault> {
+        let mut left = ready;
+        for _ in 0..budget {
+            if left == 0 {
+                break;
+            }
+            self.prefetch();
+            // A frame whose buffers are not all there yet stays for the next poll.
+            let Some(num_buffers) = self.peek_num_buffers() else {
+                drop(self.complete()?); // names the lie
+                break;
+            };
+            if num_buffers == 0 || num_buffers > self.queue.outstanding() {
+                return Err(self.queue.set_fault(QueueFault::BadNumBuffers { num_buffers, ready }));
+            }
+            if num_buffers > left {
+                break;
+            }
+            left -= num_buffers;
+            let (first, len) = self.complete()?;
+            let mut frame = with_bounds(first, HEADER_BYTES, len);
+            for _ in 1..num_buffers {
+                let (next, len) = self.complete()?;
+                // A piece that makes no sense spoils its frame; the queue stays in step.
+                frame = match (frame, with_bounds(next, 0, len)) {
+                    (Some(mut head), Some(tail)) => {
+                        head.chain(tail);
+                        Some(head)
+                    }
+                    _ => None,
+                };
+            }
+            match frame {
+                Some(frame) => burst.push(frame),
+                None => self.counters.rx_errors += 1,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        if let Some(mbuf) = self.queue.peek(PREFETCH_AHEAD) {
+            mbuf.prefetch_data();
+        }
+    }
+
+    /// `num_buffers` of the next used buffer's header, read once.
+    #[inline]
+    fn peek_num_buffers(&self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.queue.peek(0)?.read_room(HEADER_BYTES - 2)?))
+    }
+
+    /// The next used buffer and the length that the device states, which fits in it.
+    #[inline]
+    fn complete(&mut self) -> Result<(Mbuf, usize), QueueFault> {
+        let (mbuf, len) = self.queue.complete()?;
+        let posted = posted_bytes(&mbuf);
+        if len > posted {
+            return Err(self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted }));
+        }
+        Ok((mbuf, len as usize))
+    }
+
+    /// Posts fresh buffers wherever there is none: on every poll, also an empty one, or the ring starves.
+    #[inline]
+    pub(super) fn refill(&mut self, pool: &HomePool) {
+        let free = usize::from(self.queue.free());
+        if free == 0 || self.queue.fault().is_some() {
+            return;
+        }
+        let mut posted = 0;
+        for mbuf in pool.alloc_bulk(free) {
+            let piece = Piece { address: mbuf.iova().0, len: posted_bytes(&mbuf) };
+            self.queue.post(mbuf, piece, true);
+            posted += 1;
+        }
+        self.counters.rx_nombuf += u64::from(posted < free);
+        self.counters.notifications += u64::from(self.queue.publish());
+    }
+}
+
+/// Bytes of the buffer that a fresh mbuf was posted as: all of its room behind the headroom.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
+fn posted_bytes(mbuf: &Mbuf) -> u32 {
+    (mbuf.room_bytes() - mbuf.headroom()) as u32
+}
+
+/// The frame, or piece of one, in a buffer of which the device has written `len` bytes, `skip` of them a header;
+/// `None` if nothing is left of it.
+#[inline]
+fn with_bounds(mut mbuf: Mbuf, skip: usize, len: usize) -> Option<Mbuf> {
+    let data_bytes = len.checked_sub(skip).filter(|bytes| *bytes > 0)?;
+    mbuf.set_bounds(mbuf.headroom() + skip, data_bytes);
+    Some(mbuf)
+}

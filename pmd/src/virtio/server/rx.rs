@@ -1,0 +1,154 @@
+//! Taking frames out of the driver's transmit queue.
+//!
+//! In two passes over a burst: read the chains and fetch their buffers towards the cache, then copy. The first
+//! access to a buffer is a miss on the driver's core's cache; the passes let a burst of them overlap.
+
+use arrayvec::ArrayVec;
+
+use super::{MAX_FRAME_BYTES, Served};
+use crate::mem::{HomePool, Mbuf};
+use crate::port::{Burst, MAX_BURST, QueueCounters, QueueFault};
+use crate::virtio::attach::Follower;
+use crate::virtio::spec::net::HEADER_BYTES;
+use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
+
+/// The receive side of a device's queue pair.
+pub(super) struct Intake {
+    pub served: Served,
+    pub counters: QueueCounters,
+}
+
+/// What became of a chain.
+enum Taken {
+    Frame(Mbuf),
+    /// Not a frame: shorter than a header, empty, or too long. It is given back all the same.
+    Nonsense,
+    /// No mbuf for it; it stays in the queue.
+    NoMbuf,
+}
+
+impl Intake {
+    pub(super) fn new(follower: Follower) -> Self {
+        Self { served: Served::new(follower), counters: QueueCounters::default() }
+    }
+
+    /// Appends frames of the driver to `burst`: at most `budget`, at most what it has room for.
+    pub(super) fn receive(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
+        let counters = &mut self.counters;
+        let Some(queue) = self.served.attend() else { return 0 };
+        // An error has stopped the queue; `fault` tells.
+        let Ok(ready) = queue.ready() else { return 0 };
+        let count = budget.min(burst.remaining_capacity()).min(usize::from(ready));
+        if count == 0 {
+            return 0;
+        }
+        let chains = fetch(queue, count);
+        let mut mbufs = pool.alloc_bulk(chains.len());
+        let (before, mut bytes) = (burst.len(), 0);
+        for (chain, single) in chains {
+            let taken = match (mbufs.next(), single) {
+                (None, _) => Ok(Taken::NoMbuf),
+                (Some(mbuf), Some(buffer)) => match take_single(mbuf, buffer) {
+                    Ok(frame) => Ok(Taken::Frame(frame)),
+                    // Too long for one mbuf, or not a frame: the general way decides.
+                    Err(mbuf) => take_pieces(queue, chain, mbuf, pool),
+                },
+                (Some(mbuf), None) => take_pieces(queue, chain, mbuf, pool),
+            };
+            match taken {
+                Ok(Taken::Frame(frame)) => {
+                    bytes += frame.pkt_len();
+                    burst.push(frame);
+                }
+                Ok(Taken::Nonsense) => counters.rx_errors += 1,
+                Ok(Taken::NoMbuf) => {
+                    counters.rx_nombuf += 1;
+                    break;
+                }
+                Err(_) => break, // the queue has stopped
+            }
+            queue.give_back(chain, 0);
+        }
+        counters.notifications += u64::from(queue.publish());
+        let frames = burst.len() - before;
+        counters.rx_packets += frames as u64;
+        counters.rx_bytes += bytes as u64;
+        frames
+    }
+}
+
+/// The next `count` chains, their buffers on the way to the cache. Fewer if one is a lie.
+#[inline]
+fn fetch(queue: &mut DeviceQueue, count: usize) -> ArrayVec<(Chain, Option<Buffer>), MAX_BURST> {
+    let mut chains = ArrayVec::new();
+    for ahead in 0..count {
+        #[allow(clippy::cast_possible_truncation)] // below MAX_BURST
+        let Ok(chain) = queue.chain(ahead as u16) else { break };
+        let single = queue.single(chain, false);
+        if let Some(Buffer { ptr, .. }) = single {
+            crate::mem::prefetch(ptr);
+            crate::mem::prefetch(ptr.wrapping_add(64));
+        }
+        chains.push((chain, single));
+    }
+    chains
+}
+
+/// The usual frame: one buffer, header and data, that fits in one mbuf. Gives the mbuf back if it is not that.
+#[inline]
+fn take_single(mut mbuf: Mbuf, Buffer { ptr, len }: Buffer) -> Result<Mbuf, Mbuf> {
+    let Some(bytes @ 1..) = (len as usize).checked_sub(HEADER_BYTES) else { return Err(mbuf) };
+    // SAFETY: the buffer was translated with its length and its memory is held by the queue; the driver may write
+    // it meanwhile, which only spoils its own frame.
+    match unsafe { mbuf.append_from(ptr.add(HEADER_BYTES), bytes) } {
+        Ok(()) => Ok(mbuf),
+        Err(_) => Err(mbuf),
+    }
+}
+
+/// Any frame: pieces of any length, the header wherever it falls, as many mbufs as it takes.
+#[cold]
+fn take_pieces(
+    queue: &mut DeviceQueue,
+    chain: Chain,
+    first: Mbuf,
+    pool: &HomePool,
+) -> Result<Taken, QueueFault> {
+    let (mut skip, mut total) = (HEADER_BYTES, 0);
+    let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, first);
+    let mut walk = queue.walk(chain, false);
+    while let Some(Buffer { mut ptr, len }) = walk.next()? {
+        let mut left = len as usize;
+        let skipped = skip.min(left);
+        (skip, left, ptr) = (skip - skipped, left - skipped, ptr.wrapping_add(skipped));
+        total += left;
+        if total > MAX_FRAME_BYTES {
+            return Ok(Taken::Nonsense);
+        }
+        while left > 0 {
+            if current.tailroom() == 0 {
+                let Some(next) = pool.alloc() else { return Ok(Taken::NoMbuf) };
+                let done = std::mem::replace(&mut current, next);
+                match &mut full {
+                    None => full = Some(done),
+                    Some(head) => head.chain(done),
+                }
+            }
+            let bytes = left.min(current.tailroom());
+            // SAFETY: as in `take_single`; `bytes` is at most what is left of the buffer.
+            let appended = unsafe { current.append_from(ptr, bytes) };
+            debug_assert!(appended.is_ok(), "a fresh mbuf has the tailroom it says");
+            (left, ptr) = (left - bytes, ptr.wrapping_add(bytes));
+        }
+    }
+    if total == 0 {
+        return Ok(Taken::Nonsense);
+    }
+    Ok(Taken::Frame(match full {
+        None => current,
+        Some(mut head) => {
+            head.chain(current);
+            head
+        }
+    }))
+}

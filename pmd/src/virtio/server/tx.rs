@@ -1,0 +1,190 @@
+//! Putting frames into the driver's receive queue.
+
+use arrayvec::ArrayVec;
+
+use super::Served;
+use crate::mem::Mbuf;
+use crate::port::{Burst, MAX_BURST, QueueCounters, QueueFault};
+use crate::virtio::attach::Follower;
+use crate::virtio::spec::net::{HEADER_BYTES, Header};
+use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
+
+/// The most buffers one frame is spread over: 64 KiB in buffers of 1.5 KiB, with some to spare.
+const MAX_PIECES: usize = 64;
+
+/// The transmit side of a device's queue pair.
+pub(super) struct Outlet {
+    pub served: Served,
+    pub counters: QueueCounters,
+}
+
+/// Where a frame can go. On the stack of the rare path only.
+#[allow(clippy::large_enum_variant)]
+enum Place {
+    /// These buffers, of these chains (each with the number of its buffers).
+    Here(ArrayVec<Buffer, MAX_PIECES>, ArrayVec<(Chain, usize), MAX_PIECES>),
+    /// Not enough buffers yet.
+    Later,
+    /// Nowhere, however many buffers there will be.
+    Never,
+}
+
+impl Outlet {
+    pub(super) fn new(follower: Follower) -> Self {
+        Self { served: Served::new(follower), counters: QueueCounters::default() }
+    }
+
+    /// How many frames fit if each takes one chain.
+    pub(super) fn room(&mut self) -> usize {
+        self.served.attend().and_then(|queue| queue.ready().ok()).map_or(0, usize::from)
+    }
+
+    /// Sends from the front of `burst` as long as the driver has buffers.
+    pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
+        let mergeable = self.served.mergeable();
+        let counters = &mut self.counters;
+        let Some(queue) = self.served.attend() else { return 0 };
+        let Ok(ready) = queue.ready() else { return 0 };
+        let mut ready = usize::from(ready);
+        let chains = fetch(queue, ready.min(burst.len()));
+        let (mut sent, mut next) = (0, 0);
+        for frame in burst.iter() {
+            let single = chains.get(next).copied();
+            let bytes = frame.pkt_len();
+            let used = match single {
+                Some((chain, Some(buffer))) if put_single(frame, buffer) => {
+                    #[allow(clippy::cast_possible_truncation)] // it fitted into a buffer of u32 bytes
+                    queue.give_back(chain, (HEADER_BYTES + bytes) as u32);
+                    Ok(Some(1))
+                }
+                _ => put_pieces(queue, frame, mergeable, ready),
+            };
+            match used {
+                Ok(Some(0)) => counters.tx_errors += 1,
+                Ok(Some(used)) => {
+                    (ready, next) = (ready - used, next + used);
+                    counters.tx_packets += 1;
+                    counters.tx_bytes += bytes as u64;
+                }
+                Ok(None) | Err(_) => break,
+            }
+            sent += 1;
+        }
+        counters.notifications += u64::from(queue.publish());
+        burst.drain(..sent);
+        sent
+    }
+}
+
+/// The next `count` chains, their buffers on the way to the cache. Fewer if one is a lie.
+#[inline]
+fn fetch(queue: &mut DeviceQueue, count: usize) -> ArrayVec<(Chain, Option<Buffer>), MAX_BURST> {
+    let mut chains = ArrayVec::new();
+    for ahead in 0..count {
+        #[allow(clippy::cast_possible_truncation)] // below MAX_BURST
+        let Ok(chain) = queue.chain(ahead as u16) else { break };
+        let single = queue.single(chain, true);
+        if let Some(Buffer { ptr, .. }) = single {
+            crate::mem::prefetch(ptr);
+            crate::mem::prefetch(ptr.wrapping_add(64));
+        }
+        chains.push((chain, single));
+    }
+    chains
+}
+
+/// The header of a received packet that asks nothing and spans `num_buffers`. virtio 1.2 §5.1.6.4: the field is
+/// 1 where buffers are not merged.
+#[inline]
+fn header(num_buffers: u16) -> Header {
+    Header { num_buffers: num_buffers.to_le(), ..Header::default() }
+}
+
+/// The usual frame: one segment into one buffer that holds it. Returns whether it was that.
+#[inline]
+fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
+    let data = frame.data();
+    if frame.next().is_some() || data.is_empty() || (len as usize) < HEADER_BYTES + data.len() {
+        return false;
+    }
+    // SAFETY: the buffer was translated with its length, which holds header and data, and its memory is held by
+    // the queue. Nobody in this process borrows it: it is the driver's.
+    unsafe {
+        ptr.cast::<Header>().write_unaligned(header(1));
+        ptr.add(HEADER_BYTES).copy_from_nonoverlapping(data.as_ptr(), data.len());
+    }
+    true
+}
+
+/// Any frame: over several buffers of a chain, and over several chains if the driver allows it. Returns how many
+/// chains it took: 0 if it was dropped for good, `None` if there are not enough yet.
+#[cold]
+fn put_pieces(
+    queue: &mut DeviceQueue,
+    frame: &Mbuf,
+    mergeable: bool,
+    ready: usize,
+) -> Result<Option<usize>, QueueFault> {
+    let total = HEADER_BYTES + frame.pkt_len();
+    let (buffers, chains) = match place(queue, total, mergeable, ready)? {
+        Place::Here(buffers, chains) if frame.pkt_len() > 0 => (buffers, chains),
+        Place::Later => return Ok(None),
+        _ => return Ok(Some(0)),
+    };
+    #[allow(clippy::cast_possible_truncation)] // at most MAX_PIECES
+    let header = header(chains.len() as u16);
+    // SAFETY: a plain struct of bytes without padding (12 = its size, asserted in `spec`).
+    let header: [u8; HEADER_BYTES] = unsafe { std::mem::transmute(header) };
+    let mut sources = std::iter::once(&header[..]).chain(frame.segments().map(Mbuf::data));
+    let mut source: &[u8] = &[];
+    let mut buffers = buffers.into_iter();
+    for &(chain, pieces) in &chains {
+        let mut written = 0;
+        for Buffer { ptr, len } in buffers.by_ref().take(pieces) {
+            let (mut at, mut room) = (ptr, len as usize);
+            while room > 0 {
+                if source.is_empty() {
+                    match sources.next() {
+                        Some(next) => source = next,
+                        None => break,
+                    }
+                }
+                let bytes = room.min(source.len());
+                // SAFETY: `bytes` is at most what is left of the buffer; else as in `put_single`.
+                unsafe { at.copy_from_nonoverlapping(source.as_ptr(), bytes) };
+                (source, at, room) = (&source[bytes..], at.wrapping_add(bytes), room - bytes);
+                written += bytes;
+            }
+        }
+        #[allow(clippy::cast_possible_truncation)] // a frame is at most some 100 KiB
+        queue.give_back(chain, written as u32);
+    }
+    Ok(Some(chains.len()))
+}
+
+/// Finds buffers for `total` bytes from the next chain on.
+fn place(queue: &mut DeviceQueue, total: usize, mergeable: bool, ready: usize) -> Result<Place, QueueFault> {
+    let (mut buffers, mut chains, mut room) = (ArrayVec::new(), ArrayVec::new(), 0);
+    for ahead in 0..ready {
+        #[allow(clippy::cast_possible_truncation)] // `ready` came from a u16
+        let chain = queue.chain(ahead as u16)?;
+        let (mut walk, before) = (queue.walk(chain, true), buffers.len());
+        while let Some(buffer) = walk.next()? {
+            // A chain with more buffers than any frame needs is taken as far as it is of use.
+            if room < total {
+                room += buffer.len as usize;
+                if buffers.try_push(buffer).is_err() {
+                    return Ok(Place::Never);
+                }
+            }
+        }
+        chains.push((chain, buffers.len() - before));
+        if room >= total {
+            return Ok(Place::Here(buffers, chains));
+        }
+        if !mergeable || chains.is_full() {
+            return Ok(Place::Never);
+        }
+    }
+    Ok(if ready == usize::from(queue.size()) { Place::Never } else { Place::Later })
+}

@@ -1,0 +1,307 @@
+//! The driver's side of a split virtqueue: mbufs move in when they are posted, out when the device used them.
+//!
+//! Free descriptors form a FIFO, so a device that works in order keeps getting the same descriptor in the
+//! same place, the entries of the available ring never change, and their cache lines are never taken from the
+//! device again.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use super::Areas;
+use crate::mem::{Carved, Mbuf, Region, RegionError};
+use crate::port::QueueFault;
+use crate::virtio::spec::split::{
+    AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, available_bytes,
+    descriptors_bytes, used_bytes,
+};
+use crate::virtio::transport::{Notifier, RingLayout};
+
+/// A piece of memory to put into one descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub address: u64,
+    pub len: u32,
+}
+
+impl Piece {
+    /// The data of one segment.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
+    pub(crate) fn of(segment: &Mbuf) -> Self {
+        Self { address: segment.iova().0, len: segment.len() as u32 }
+    }
+}
+
+/// What a descriptor id stands for.
+#[derive(Default)]
+struct Slot {
+    /// The mbuf whose chain starts here; while it is here, the device may use its bytes.
+    mbuf: Option<Mbuf>,
+    /// Descriptors of the chain that starts here.
+    descriptors: u16,
+    /// The chain's next descriptor.
+    next: u16,
+}
+
+/// One split virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
+pub(crate) struct DriverQueue {
+    areas: Areas,
+    notifier: Notifier,
+    slots: Box<[Slot]>,
+    /// FIFO of free descriptors: `free[free_head..free_tail]`, indices masked.
+    free: Box<[u16]>,
+    free_head: u16,
+    free_tail: u16,
+    /// What the entries of the available ring hold.
+    entries: Box<[u16]>,
+    /// Our next index in the available ring, and what the device has been told of it.
+    next_available: u16,
+    published: u16,
+    /// Our next index in the used ring.
+    next_used: u16,
+    fault: Option<QueueFault>,
+    region: Arc<Region>,
+}
+
+/// The shared memory of a queue before the device knows it.
+pub(crate) struct QueueMemory {
+    descriptors: Carved,
+    available: Carved,
+    used: Carved,
+    size: u16,
+}
+
+impl QueueMemory {
+    /// Bytes of a [`Region`] that one queue carves at most, alignment included.
+    pub(crate) const fn region_bytes(size: u16) -> usize {
+        descriptors_bytes(size) + available_bytes(size) + used_bytes(size) + 3 * ALIGN
+    }
+
+    pub(crate) fn carve(region: &Region, size: u16) -> Result<Self, RegionError> {
+        assert!(size.is_power_of_two(), "split queue of {size}");
+        Ok(Self {
+            descriptors: region.carve(descriptors_bytes(size), ALIGN)?,
+            available: region.carve(available_bytes(size), ALIGN)?,
+            used: region.carve(used_bytes(size), ALIGN)?,
+            size,
+        })
+    }
+
+    pub(crate) fn layout(&self) -> RingLayout {
+        RingLayout {
+            size: self.size,
+            descriptors: self.descriptors.iova,
+            available: self.available.iova,
+            used: self.used.iova,
+        }
+    }
+}
+
+/// Each area on cache lines of its own, apart from the adjacent-line prefetcher's pair.
+const ALIGN: usize = 128;
+
+impl DriverQueue {
+    /// A queue over fresh memory, to be finished before the device is told of it. Sets `NO_INTERRUPT`: we poll.
+    pub(crate) fn new(memory: &QueueMemory, region: &Arc<Region>) -> Self {
+        Self::starting_at(memory, region, 0)
+    }
+
+    /// As [`new`](Self::new), with both indices at `start`, for a device that will be told the same.
+    pub(crate) fn starting_at(memory: &QueueMemory, region: &Arc<Region>, start: u16) -> Self {
+        let QueueMemory { descriptors, available, used, size } = *memory;
+        // SAFETY: carved from the region, which we keep alive, with these sizes and alignment; `carve` gives
+        // each byte out once.
+        let areas = unsafe { Areas::new(descriptors.ptr, available.ptr, used.ptr, size) };
+        areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
+        for id in 0..size {
+            areas.write_available(id, id);
+        }
+        areas.publish_available(start);
+        Self {
+            slots: (0..size).map(|_| Slot::default()).collect(),
+            // The FIFO starts where the available ring does, so that entry and descriptor agree from the start.
+            free: (0..size).collect(),
+            free_head: start,
+            free_tail: start.wrapping_add(size),
+            entries: (0..size).collect(),
+            next_available: start,
+            published: start,
+            next_used: start,
+            fault: None,
+            notifier: Notifier::Polled,
+            areas,
+            region: Arc::clone(region),
+        }
+    }
+
+    /// How to tell the device of new buffers, once it knows the queue.
+    pub(crate) fn set_notifier(&mut self, notifier: Notifier) {
+        self.notifier = notifier;
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.areas.size()
+    }
+
+    /// Descriptors that may be posted.
+    #[inline]
+    pub(crate) fn free(&self) -> u16 {
+        self.free_tail.wrapping_sub(self.free_head)
+    }
+
+    /// Chains that are with the device.
+    #[inline]
+    pub(crate) fn outstanding(&self) -> u16 {
+        self.next_available.wrapping_sub(self.next_used)
+    }
+
+    pub(crate) fn fault(&self) -> Option<QueueFault> {
+        self.fault
+    }
+
+    /// Stops the queue for good.
+    #[cold]
+    pub(crate) fn set_fault(&mut self, fault: QueueFault) -> QueueFault {
+        *self.fault.get_or_insert(fault)
+    }
+
+    #[inline]
+    fn take_free(&mut self) -> u16 {
+        let id = self.free[usize::from(self.free_head & (self.size() - 1))];
+        self.free_head = self.free_head.wrapping_add(1);
+        id
+    }
+
+    #[inline]
+    fn put_free(&mut self, id: u16) {
+        self.free[usize::from(self.free_tail & (self.size() - 1))] = id;
+        self.free_tail = self.free_tail.wrapping_add(1);
+    }
+
+    #[inline]
+    fn make_available(&mut self, head: u16) {
+        let entry = &mut self.entries[usize::from(self.next_available & (self.areas.size() - 1))];
+        if *entry != head {
+            *entry = head;
+            self.areas.write_available(self.next_available, head);
+        }
+        self.next_available = self.next_available.wrapping_add(1);
+    }
+
+    /// Moves `mbuf` to the device as one buffer at `piece`: to be written if `writable`, else to be read.
+    /// The caller made sure that a descriptor is free.
+    #[inline]
+    pub(crate) fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
+        let id = self.take_free();
+        let flags = if writable { DESC_F_WRITE } else { 0 };
+        self.areas
+            .write_descriptor(id, Descriptor { address: piece.address, len: piece.len, flags, next: 0 });
+        let slot = &mut self.slots[usize::from(id)];
+        slot.descriptors = 1;
+        slot.mbuf = Some(mbuf);
+        self.make_available(id);
+    }
+
+    /// Moves `mbuf` to the device as a chain to be read: `first`, then each of its segments that holds data. The
+    /// caller made sure that there is one, and that enough descriptors are free.
+    pub(crate) fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
+        let head = self.take_free();
+        let (mut id, mut piece, mut count) = (head, first, 1);
+        for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
+            let next = self.take_free();
+            let Piece { address, len } = piece;
+            self.areas.write_descriptor(id, Descriptor { address, len, flags: DESC_F_NEXT, next });
+            self.slots[usize::from(id)].next = next;
+            (id, piece, count) = (next, following, count + 1);
+        }
+        let Piece { address, len } = piece;
+        self.areas.write_descriptor(id, Descriptor { address, len, flags: 0, next: 0 });
+        let slot = &mut self.slots[usize::from(head)];
+        slot.descriptors = count;
+        slot.mbuf = Some(mbuf);
+        self.make_available(head);
+    }
+
+    /// Shows the device what was posted since the last call, and notifies it if it asks for that. Returns
+    /// whether it did. One fence and at most one notification, however many buffers.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        if self.published == self.next_available {
+            return false;
+        }
+        self.published = self.next_available;
+        self.areas.publish_available(self.next_available);
+        // ORDERING: SeqCst. The index is visible before the flag is read, or the device might go to sleep on the
+        //           old index while we believe the old flag. Partner: the device's full barrier between
+        //           clearing the flag and reading avail.idx. virtio 1.2 §2.7.13.4.1.
+        fence(Ordering::SeqCst);
+        let wanted = self.areas.used_flags() & USED_F_NO_NOTIFY == 0;
+        if wanted {
+            self.notifier.notify();
+        }
+        wanted
+    }
+
+    /// How many chains the device has used and we have not taken back.
+    ///
+    /// # Errors
+    /// [`QueueFault::UsedIndexJump`] when it claims more than it holds. The queue stops.
+    #[inline]
+    pub(crate) fn ready(&mut self) -> Result<u16, QueueFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let moved = self.areas.used_index().wrapping_sub(self.next_used);
+        let outstanding = self.published.wrapping_sub(self.next_used);
+        if moved > outstanding {
+            return Err(self.set_fault(QueueFault::UsedIndexJump { moved, outstanding }));
+        }
+        Ok(moved)
+    }
+
+    /// The mbuf of the used element `ahead` of the next one, to be looked at or prefetched; `None` if the element
+    /// is a lie (which [`complete`](Self::complete) will name). Below [`ready`](Self::ready) only.
+    #[inline]
+    pub(crate) fn peek(&self, ahead: u16) -> Option<&Mbuf> {
+        let id = self.areas.read_used(self.next_used.wrapping_add(ahead)).id;
+        self.slots.get(id as usize)?.mbuf.as_ref()
+    }
+
+    /// Takes back the mbuf of the next used element, with the length the device states. The caller knows from
+    /// [`ready`](Self::ready) that there is one.
+    ///
+    /// # Errors
+    /// [`QueueFault`] when the element names no chain that the device holds. The queue stops.
+    #[inline]
+    pub(crate) fn complete(&mut self) -> Result<(Mbuf, u32), QueueFault> {
+        let element = self.areas.read_used(self.next_used);
+        let size = self.size();
+        let Some(slot) = self.slots.get_mut(element.id as usize) else {
+            return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id: element.id, size }));
+        };
+        let Some(mbuf) = slot.mbuf.take() else {
+            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: element.id }));
+        };
+        let (descriptors, mut next) = (slot.descriptors, slot.next);
+        #[allow(clippy::cast_possible_truncation)] // below `size`, as the look-up above found
+        self.put_free(element.id as u16);
+        for _ in 1..descriptors {
+            self.put_free(next);
+            next = self.slots[usize::from(next)].next;
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok((mbuf, element.len))
+    }
+}
+
+impl DriverQueue {
+    /// Gives up every mbuf that is with a device which cannot be stopped: neither they nor the region are ever
+    /// used again.
+    #[cold]
+    pub(crate) fn abandon(&mut self) {
+        for slot in &mut self.slots {
+            std::mem::forget(slot.mbuf.take());
+        }
+        std::mem::forget(Arc::clone(&self.region));
+    }
+}
