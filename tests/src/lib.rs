@@ -6,8 +6,10 @@
 //! | [`process`] | a child process: output captured, every wait bounded, killed on drop |
 //! | [`hugepages`] | hugepages and a hugetlbfs for one test, given back on drop |
 //! | [`testpmd`] | DPDK's testpmd, device side or driver side |
+//! | [`bywash`] | our own command beside them, and its report |
 //! | [`require`] | the skip rule: a suite that cannot run says so, or fails where it is required |
 
+pub mod bywash;
 pub mod guest;
 pub mod hugepages;
 #[allow(unsafe_code)] // fork and signals
