@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The kernel's count of 2 MiB pages; on machines whose default hugepage is larger it is another's.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// Held by whoever has pages reserved.
-const LOCK: &str = "/tmp/bywash-peers.lock";
+const LOCK: &str = "/run/bywash-peers.lock";
 /// How long to wait for another suite to give its pages back.
 const LOCK_LIMIT: Duration = Duration::from_secs(240);
 

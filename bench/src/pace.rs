@@ -1,0 +1,63 @@
+//! How long and how often to measure.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+/// The flags that all benchmarks share.
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Pace {
+    /// Rounds of each contender
+    #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+
+    /// Seconds of each round
+    #[arg(long, global = true, default_value_t = 3.0, value_parser = positive)]
+    pub seconds: f64,
+
+    /// One short round of each: shows that it works, measures nothing of worth
+    #[arg(long, global = true)]
+    pub smoke: bool,
+
+    /// Measure a round again if other programs took more than this share of the processor
+    #[arg(long, global = true, default_value_t = 0.02, value_parser = share)]
+    pub others_limit: f64,
+
+    /// How many times to measure a disturbed round again; the quietest attempt counts
+    #[arg(long, global = true, default_value_t = 3)]
+    pub retries: u32,
+}
+
+impl Pace {
+    /// How long a round is measured.
+    pub fn round(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// How long a contender runs before it is measured.
+    pub fn settle(&self) -> Duration {
+        Duration::from_millis(if self.smoke { 100 } else { 1000 })
+    }
+
+    /// With `--smoke`: one round of half a second, whatever the machine is busy with.
+    pub fn shorten_for_smoke(&mut self) {
+        if self.smoke {
+            *self = Self { rounds: 1, seconds: 0.5, retries: 0, ..self.clone() };
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => Err("a number of seconds above 0 and at most 3600".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share from 0 to 1".to_owned()),
+    }
+}

@@ -1,0 +1,17 @@
+//! Tables on the terminal: colour only when it is one.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Attribute, Cell, ContentArrangement, Table};
+
+/// A table with these headings.
+pub fn new<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(headings.map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)));
+    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        table.force_no_tty();
+    }
+    table
+}
