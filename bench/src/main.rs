@@ -39,7 +39,7 @@ struct Cli {
     #[command(flatten)]
     pace: Pace,
 
-    /// Keep the run: raw data and README.md in bench/runs/<date>-<what>/
+    /// Keep the run: raw data and README.md in bench/runs/DATE-WHAT/
     #[arg(long, global = true)]
     archive: bool,
 
