@@ -319,6 +319,15 @@ impl Ring {
             err: None,
         })
     }
+
+    /// `used.idx` as it stands in the ring: where to go on when nobody knows better. Whoever shares the memory may
+    /// have written anything there. virtio 1.2 §2.7.8.
+    #[must_use]
+    pub fn used_index(&self) -> u16 {
+        // SAFETY: within the used ring, mapped as long as `self.memory`, aligned to 4 as `new` checked; volatile, as
+        // others write there.
+        u16::from_le(unsafe { self.used.add(2).cast::<u16>().read_volatile() })
+    }
 }
 
 /// What became of a virtqueue that was withdrawn.

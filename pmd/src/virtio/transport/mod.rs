@@ -8,6 +8,10 @@
 pub(crate) mod in_process;
 #[allow(unsafe_code)]
 mod notifier;
+#[allow(unsafe_code)]
+mod poll;
+pub mod vhost_user;
+pub mod vhost_user_server;
 
 use thiserror::Error;
 

@@ -1,0 +1,368 @@
+//! Driver side over a vhost-user socket: another process is the device ("virtio-user").
+//!
+//! ```text
+//!   open                  owner, features, protocol features, number of queues
+//!   set_driver_features   features, memory table: the engine's region, its addresses ours
+//!   enable_queue          num, base, addr, call, kick, enable
+//!   reset, drop           GET_VRING_BASE for each enabled queue; the device when it can be
+//! ```
+//!
+//! That is the order backends insist on. What vhost-user has no message for is kept here: the device status
+//! (backends start a queue at its kick, and stop it at GET_VRING_BASE). A backend without the CONFIG protocol feature has
+//! no configuration space for us, so the features that stand for its fields are not shown to the driver: the MAC
+//! address is then the port's own, and the link is up as long as the socket is.
+//!
+//! Source: QEMU `docs/interop/vhost-user.rst`.
+
+mod connect;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
+use vhost::vhost_user::{Error as WireError, Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::poll::poll;
+use super::{Notifier, RingLayout, Transport, TransportError};
+use crate::mem::Region;
+use crate::virtio::spec::{feature, split};
+pub use connect::VhostUserError;
+use connect::connect;
+
+/// How long one request to the backend may take.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Protocol features we make use of where they are offered. STATUS is not among them: the device status is kept
+/// here.
+const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::CONFIG)
+    .union(VhostUserProtocolFeatures::RESET_DEVICE);
+
+/// Features that vhost-user has no messages for: what needs a control queue (bits 17 to 23, and 2, 53, 57, 60),
+/// dirty logging (26), its own bit (30), an IOTLB (33). Several queue pairs (22) do without the control queue here.
+const HIDDEN: u64 = 0b111_1111 << 17
+    | 1 << 2
+    | 1 << 53
+    | 1 << 57
+    | 1 << 60
+    | 1 << 26
+    | feature::VHOST_USER_PROTOCOL
+    | feature::ACCESS_PLATFORM;
+
+/// Features that say that a field of the configuration space is there (with bit 63, speed and duplex).
+const NEEDS_CONFIG: u64 = feature::MAC | feature::STATUS | feature::MTU | 1 << 63;
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct VhostUserConfig {
+    /// The backend's socket.
+    pub path: PathBuf,
+    /// Queue pairs to use.
+    pub queue_pairs: u16,
+    /// Limit for every single answer of the backend; [`ANSWER_WITHIN`] unless in a hurry.
+    pub answer_within: Duration,
+}
+
+/// What changes over the life of the connection.
+#[derive(Debug, Default)]
+struct State {
+    status: u8,
+    enabled: Vec<u16>,
+    /// It was we who closed the connection, because an answer did not come.
+    gave_up: bool,
+}
+
+/// A vhost-user backend, as a device.
+pub struct VhostUser {
+    frontend: Frontend,
+    // The same socket, to look whether the backend is there and to give up on it.
+    socket: UnixStream,
+    region: Arc<Region>,
+    answer_within: Duration,
+    /// As the backend offers them.
+    offered: u64,
+    protocol: VhostUserProtocolFeatures,
+    queue_pairs: u16,
+    state: Mutex<State>,
+}
+
+impl VhostUser {
+    /// Connects to the backend and learns what it can do. Blocks, at most `answer_within` for each of five answers.
+    ///
+    /// # Errors
+    /// [`VhostUserError`], a different one for each thing to be done about it.
+    pub fn open(config: &VhostUserConfig, region: Arc<Region>) -> Result<Self, VhostUserError> {
+        let path = &config.path;
+        let handshake = |source| VhostUserError::Handshake { path: path.clone(), source };
+        let socket = connect(path)?;
+        let clone = |socket: &UnixStream| {
+            socket.try_clone().map_err(|source| VhostUserError::Connect { path: path.clone(), source })
+        };
+        let mut this = Self {
+            frontend: Frontend::from_stream(clone(&socket)?, 2 * u64::from(config.queue_pairs)),
+            socket,
+            region,
+            answer_within: config.answer_within,
+            offered: 0,
+            protocol: VhostUserProtocolFeatures::empty(),
+            queue_pairs: config.queue_pairs,
+            state: Mutex::default(),
+        };
+        this.ask("take us as its owner", |frontend| frontend.set_owner()).map_err(handshake)?;
+        this.offered =
+            this.ask("state its features", |frontend| frontend.get_features()).map_err(handshake)?;
+        if this.offered & feature::VERSION_1 == 0 {
+            return Err(VhostUserError::Legacy { path: path.clone(), offered: this.offered });
+        }
+        if this.offered & feature::VHOST_USER_PROTOCOL != 0 {
+            this.negotiate_protocol().map_err(handshake)?;
+        }
+        let pairs = this.backend_queue_pairs().map_err(handshake)?;
+        if pairs < u64::from(config.queue_pairs) {
+            return Err(VhostUserError::QueuePairs {
+                path: path.clone(),
+                wanted: config.queue_pairs,
+                offered: pairs,
+            });
+        }
+        Ok(this)
+    }
+
+    fn negotiate_protocol(&mut self) -> Result<(), TransportError> {
+        let offered = self.ask("state its protocol features", |frontend| frontend.get_protocol_features())?;
+        let protocol = offered & PROTOCOL_FEATURES;
+        self.ask("accept protocol features", |frontend| frontend.set_protocol_features(protocol))?;
+        self.protocol = protocol;
+        if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+            // From here on a refusal comes back as an error instead of being found out by silence.
+            self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        }
+        Ok(())
+    }
+
+    /// How many queue pairs the backend has. Written by hand: backends of network devices answer with queue *pairs*,
+    /// and the crate's request would take that for the number of virtqueues that may be spoken of.
+    fn backend_queue_pairs(&self) -> Result<u64, TransportError> {
+        const GET_QUEUE_NUM: u32 = 17;
+        const VERSION: u32 = 1;
+        if self.queue_pairs == 1 || !self.protocol.contains(VhostUserProtocolFeatures::MQ) {
+            return Ok(1);
+        }
+        let what = "state its number of queues";
+        let mut answer = [0_u8; 20];
+        self.within_limit(what, || {
+            let words = [GET_QUEUE_NUM, VERSION, 0];
+            let request: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            (&self.socket).write_all(&request)?;
+            (&self.socket).read_exact(&mut answer)
+        })?
+        .map_err(|_| TransportError::Gone { what })?;
+        let (header, body) = answer.split_at(12);
+        if header[..4] != GET_QUEUE_NUM.to_le_bytes() || header[8..] != 8_u32.to_le_bytes() {
+            return Err(TransportError::Protocol(format!("it was to {what} and answered {header:x?}")));
+        }
+        Ok(u64::from_le_bytes(body.try_into().expect("20 - 12 bytes")))
+    }
+
+    /// Runs one request and its answer.
+    fn ask<T>(
+        &self,
+        what: &'static str,
+        request: impl FnOnce(&mut Frontend) -> vhost::Result<T>,
+    ) -> Result<T, TransportError> {
+        self.within_limit(what, || request(&mut self.frontend.clone()))?.map_err(|error| match error {
+            vhost::Error::VhostUserProtocol(
+                WireError::Disconnected | WireError::PartialMessage | WireError::SocketBroken(_),
+            ) => TransportError::Gone { what },
+            vhost::Error::VhostUserProtocol(WireError::BackendInternalError) => {
+                TransportError::Protocol(format!("it was to {what} and refused"))
+            }
+            other => TransportError::Protocol(format!("it was to {what}: {other}")),
+        })
+    }
+
+    /// Runs `exchange` and closes the connection when that takes too long. A timeout of the socket itself would not
+    /// do: the crate takes it for a passing disturbance and tries again, without end.
+    fn within_limit<T>(&self, what: &'static str, exchange: impl FnOnce() -> T) -> Result<T, TransportError> {
+        let limit = self.answer_within;
+        let socket = &self.socket;
+        let (done, waiting) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let guard = std::thread::Builder::new()
+                .name("vhost-user".into())
+                .spawn_scoped(scope, move || {
+                    let late = waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+                    if late {
+                        drop(socket.shutdown(std::net::Shutdown::Both));
+                    }
+                    late
+                })
+                .map_err(|source| TransportError::Io { what: "start a thread", source })?;
+            let result = exchange();
+            drop(done);
+            match guard.join() {
+                Ok(false) => Ok(result),
+                _ => {
+                    self.state().gave_up = true;
+                    Err(self.timeout(what))
+                }
+            }
+        })
+    }
+
+    fn has_config(&self) -> bool {
+        self.protocol.contains(VhostUserProtocolFeatures::CONFIG)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_enabled(&self) -> Result<Option<u16>, TransportError> {
+        let state = self.state();
+        match state.enabled.last() {
+            Some(_) if state.gave_up => Err(self.timeout("stop its virtqueues")),
+            last => Ok(last.copied()),
+        }
+    }
+
+    fn timeout(&self, what: &'static str) -> TransportError {
+        let limit_ms = u64::try_from(self.answer_within.as_millis()).unwrap_or(u64::MAX);
+        TransportError::Timeout { what, limit_ms }
+    }
+
+    fn check_queue(&self, queue: u16, size: u16) -> Result<(), TransportError> {
+        let max = self.max_queue_size(queue)?;
+        if size > max { Err(TransportError::Queue { queue, size, max }) } else { Ok(()) }
+    }
+}
+
+impl Transport for VhostUser {
+    /// Whether the backend's end of the socket is open.
+    fn is_present(&self) -> bool {
+        poll([self.socket.as_fd()], Some(Duration::ZERO)).is_ok_and(|[socket]| !socket.gone)
+    }
+
+    fn device_features(&self) -> Result<u64, TransportError> {
+        let without_config = if self.has_config() { 0 } else { NEEDS_CONFIG };
+        Ok(self.offered & !HIDDEN & !without_config)
+    }
+
+    fn set_driver_features(&self, features: u64) -> Result<(), TransportError> {
+        // Its own bit stands for the enable message, MQ for queues beyond the first pair.
+        let several = if self.queue_pairs > 1 { feature::MQ } else { 0 };
+        let features = (features | feature::VHOST_USER_PROTOCOL | several) & self.offered;
+        self.ask("accept our features", |frontend| frontend.set_features(features))?;
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: self.region.iova().0,
+            memory_size: self.region.len_bytes() as u64,
+            userspace_addr: self.region.base() as u64,
+            mmap_offset: 0,
+            mmap_handle: self.region.fd().as_raw_fd(),
+        };
+        self.ask("map our memory", |frontend| frontend.set_mem_table(&[region]).map(drop))
+    }
+
+    fn status(&self) -> Result<u8, TransportError> {
+        if self.is_present() {
+            Ok(self.state().status)
+        } else {
+            Err(TransportError::Gone { what: "read the status" })
+        }
+    }
+
+    fn set_status(&self, status: u8) -> Result<(), TransportError> {
+        self.state().status |= status;
+        Ok(())
+    }
+
+    /// As the trait says. A backend that has hung up of its own accord is past touching our memory: the socket of a
+    /// process that died is closed after its mappings went, and one that lives has to stop before it closes. After we
+    /// hung up on it nothing is known, and this fails for good.
+    fn reset(&self) -> Result<(), TransportError> {
+        self.state().status = 0;
+        let mut used = false;
+        while let Some(queue) = self.last_enabled()? {
+            used = true;
+            match self.ask("stop a virtqueue", |frontend| frontend.get_vring_base(usize::from(queue))) {
+                Ok(_) => drop(self.state().enabled.pop()),
+                Err(TransportError::Gone { .. }) => self.state().enabled.clear(),
+                Err(other) => return Err(other),
+            }
+        }
+        if used && self.protocol.contains(VhostUserProtocolFeatures::RESET_DEVICE) {
+            match self.ask("reset", |frontend| frontend.reset_device()) {
+                Ok(()) | Err(TransportError::Gone { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TransportError> {
+        let start = u32::try_from(offset).unwrap_or(u32::MAX);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        // The request carries a payload as long as the answer.
+        let (_, answer) = self.ask("state its configuration", |frontend| {
+            frontend.get_config(start, length, VhostUserConfigFlags::empty(), bytes)
+        })?;
+        // As long as asked for: the crate has checked it.
+        bytes.copy_from_slice(&answer);
+        Ok(())
+    }
+
+    fn queue_count(&self) -> Result<u16, TransportError> {
+        Ok(2 * self.queue_pairs)
+    }
+
+    /// vhost-user has no message for it: any size that virtio allows; a backend that has a smaller limit refuses.
+    fn max_queue_size(&self, queue: u16) -> Result<u16, TransportError> {
+        Ok(if queue < 2 * self.queue_pairs { split::MAX_SIZE } else { 0 })
+    }
+
+    fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError> {
+        self.check_queue(queue, layout.size)?;
+        let index = usize::from(queue);
+        let event = || {
+            // Never blocks the backend, which writes to one of them, nor us.
+            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+                .map_err(|source| TransportError::Io { what: "make an eventfd", source })
+        };
+        let (call, kick) = (event()?, event()?);
+        let addresses = VringConfigData {
+            queue_max_size: layout.size,
+            queue_size: layout.size,
+            flags: 0,
+            desc_table_addr: layout.descriptors.0,
+            used_ring_addr: layout.used.0,
+            avail_ring_addr: layout.available.0,
+            log_addr: None,
+        };
+        // The backend may use the queue from the kick on.
+        self.state().enabled.push(queue);
+        self.ask("take a virtqueue's size", |frontend| frontend.set_vring_num(index, layout.size))?;
+        self.ask("take a virtqueue's start", |frontend| frontend.set_vring_base(index, 0))?;
+        self.ask("take a virtqueue's addresses", |frontend| frontend.set_vring_addr(index, &addresses))?;
+        self.ask("take a virtqueue's call eventfd", |frontend| frontend.set_vring_call(index, &call))?;
+        self.ask("start a virtqueue", |frontend| frontend.set_vring_kick(index, &kick))?;
+        if self.offered & feature::VHOST_USER_PROTOCOL != 0 {
+            self.ask("enable a virtqueue", |frontend| frontend.set_vring_enable(index, true))?;
+        }
+        Ok(Notifier::EventFd(kick))
+    }
+}
+
+impl Drop for VhostUser {
+    fn drop(&mut self) {
+        if let Err(error) = self.reset() {
+            log::warn!("vhost-user backend could not be stopped: {error}");
+        }
+    }
+}

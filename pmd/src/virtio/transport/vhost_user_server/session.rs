@@ -1,0 +1,252 @@
+//! One frontend's session: what it has said so far, and what follows from it for the virtqueues.
+//!
+//! Every message (`messages.rs`) is checked against what came before it. Whatever is wrong ends the session with an
+//! error that names it; nothing here trusts a length, an index, an address or a file descriptor.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use vhost::vhost_user::{Error as WireError, Result};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Status;
+use super::received::{MappedTable, MemoryTableError};
+use crate::virtio::attach::{Position, Publisher, Ring, RingError, Withdrawal};
+use crate::virtio::spec::{feature, split};
+use crate::virtio::transport::RingLayout;
+
+/// How long a polling core may take to let a virtqueue go. A core that runs takes microseconds; a frontend waits for
+/// our answer perhaps a second.
+const RELEASE_WITHIN: Duration = Duration::from_millis(500);
+
+/// What a frontend did wrong.
+#[derive(Debug, Error)]
+pub(super) enum SessionError {
+    #[error("it spoke of virtqueue {queue}, there are {count}; it may want more queues than the port has")]
+    NoSuchQueue { queue: u32, count: usize },
+    #[error("it set virtqueue {queue} to {size} descriptors (a power of two up to {max} is possible)", max = split::MAX_SIZE)]
+    RingSize { queue: usize, size: u32 },
+    #[error("it set the base of virtqueue {queue} to {base}, above 65535")]
+    RingBase { queue: usize, base: u32 },
+    #[error("it accepted {}, which was not offered", feature::names(*bits))]
+    NotOffered { bits: u64 },
+    #[error("it accepted protocol features {bits:#x}, which were not offered")]
+    ProtocolNotOffered { bits: u64 },
+    #[error("it started virtqueue {queue} without {what}")]
+    Incomplete { queue: usize, what: &'static str },
+    #[error("it placed virtqueue {queue} at its address {user:#x}, which is not in the memory it shares")]
+    AddressNotShared { queue: usize, user: u64 },
+    #[error("it asked for {len} bytes of configuration at {offset}; there are {have}")]
+    Config { offset: u32, len: u32, have: usize },
+    #[error("the core that polls virtqueue {queue} has not let it go within {} ms", RELEASE_WITHIN.as_millis())]
+    StillHeld { queue: usize },
+    #[error(transparent)]
+    Memory(#[from] MemoryTableError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+impl From<SessionError> for WireError {
+    fn from(error: SessionError) -> Self {
+        WireError::ReqHandlerError(io::Error::other(error))
+    }
+}
+
+/// One virtqueue as the frontend has described it so far.
+#[derive(Debug, Default)]
+pub(super) struct Vring {
+    pub size: u16,
+    pub addresses: Option<Addresses>,
+    pub start: Start,
+    pub kick: Option<Arc<EventFd>>,
+    pub call: Option<Arc<EventFd>>,
+    pub err: Option<Arc<EventFd>>,
+    /// SET_VRING_KICK has come, and no GET_VRING_BASE since.
+    pub started: bool,
+    pub enabled: bool,
+    /// The polling core has it, or will.
+    published: bool,
+}
+
+/// As the frontend addresses its own memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+}
+
+/// Where a virtqueue is to be taken up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start {
+    /// As the frontend says; how far the used ring has come stands in the ring.
+    Base(u16),
+    /// Where we have stopped ourselves.
+    Left(Position),
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Start::Base(0)
+    }
+}
+
+/// A session with one frontend.
+pub(super) struct Session {
+    pub device: Arc<Device>,
+    pub features: u64,
+    pub table: Option<MappedTable>,
+    pub vrings: Vec<Vring>,
+}
+
+/// What outlives the sessions.
+pub(super) struct Device {
+    /// Feature bits offered.
+    pub features: u64,
+    /// Its configuration space.
+    pub config: Vec<u8>,
+    /// One for each virtqueue.
+    pub publishers: Vec<Publisher>,
+    pub status: Mutex<Status>,
+    /// The port is being stopped: wait for nobody any more than once.
+    pub stopping: AtomicBool,
+}
+
+impl Device {
+    pub fn set_status(&self, status: Status) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+impl Session {
+    pub fn new(device: Arc<Device>) -> Self {
+        let vrings = device.publishers.iter().map(|_| Vring::default()).collect();
+        let session = Self { device, features: 0, table: None, vrings };
+        session.show_status();
+        session
+    }
+
+    pub(super) fn show_status(&self) {
+        let rings = self.vrings.iter().filter(|vring| vring.published).count();
+        self.device.set_status(Status { connected: true, rings, features: self.features });
+    }
+
+    pub(super) fn index(&self, queue: u32) -> std::result::Result<usize, SessionError> {
+        let count = self.vrings.len();
+        match usize::try_from(queue) {
+            Ok(index) if index < count => Ok(index),
+            _ => Err(SessionError::NoSuchQueue { queue, count }),
+        }
+    }
+
+    /// Takes a virtqueue away from its core, for good or for a change.
+    pub(super) fn pause(&mut self, index: usize) -> std::result::Result<(), SessionError> {
+        let vring = &mut self.vrings[index];
+        if vring.published {
+            match self.device.publishers[index].withdraw(RELEASE_WITHIN) {
+                Withdrawal::Released(left) | Withdrawal::Untouched(left) => vring.start = Start::Left(left),
+                Withdrawal::Empty => {}
+                Withdrawal::StillHeld => return Err(SessionError::StillHeld { queue: index }),
+            }
+            vring.published = false;
+        }
+        Ok(())
+    }
+
+    /// Gives a virtqueue to its core if the frontend wants it served.
+    fn resume(&mut self, index: usize) -> std::result::Result<(), SessionError> {
+        let enabled = self.vrings[index].enabled || self.features & feature::VHOST_USER_PROTOCOL == 0;
+        if self.vrings[index].started && enabled {
+            let ring = self.ring(index)?;
+            self.device.publishers[index].publish(ring);
+            self.vrings[index].published = true;
+        }
+        self.show_status();
+        Ok(())
+    }
+
+    fn ring(&self, index: usize) -> std::result::Result<Ring, SessionError> {
+        let incomplete = |what| SessionError::Incomplete { queue: index, what };
+        let vring = &self.vrings[index];
+        if self.features & feature::VERSION_1 == 0 {
+            return Err(incomplete("accepting VERSION_1: drivers older than virtio 1.0 are not supported"));
+        }
+        let table = self.table.as_ref().ok_or(incomplete("a memory table"))?;
+        let addresses = vring.addresses.ok_or(incomplete("addresses"))?;
+        if vring.size == 0 {
+            return Err(incomplete("a size"));
+        }
+        let iova = |user| table.iova_of(user).ok_or(SessionError::AddressNotShared { queue: index, user });
+        let layout = RingLayout {
+            size: vring.size,
+            descriptors: iova(addresses.descriptors)?,
+            available: iova(addresses.available)?,
+            used: iova(addresses.used)?,
+        };
+        let queue = u16::try_from(index).map_err(|_| incomplete("a number that virtio has"))?;
+        let mut ring = Ring::new(queue, &layout, Arc::clone(&table.memory))?;
+        ring.features = self.features & !feature::VHOST_USER_PROTOCOL;
+        ring.start = match vring.start {
+            Start::Left(position) => position,
+            Start::Base(next_available) => Position { next_available, next_used: ring.used_index() },
+        };
+        ring.kick.clone_from(&vring.kick);
+        ring.call.clone_from(&vring.call);
+        ring.err.clone_from(&vring.err);
+        Ok(ring)
+    }
+
+    /// Changes a virtqueue's description while nobody serves it.
+    pub(super) fn change(
+        &mut self,
+        queue: u32,
+        change: impl FnOnce(&mut Vring, usize) -> std::result::Result<(), SessionError>,
+    ) -> Result<()> {
+        let index = self.index(queue)?;
+        self.pause(index)?;
+        change(&mut self.vrings[index], index)?;
+        Ok(self.resume(index)?)
+    }
+
+    /// Changes what all virtqueues rest on while nobody serves any.
+    pub(super) fn change_all(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> std::result::Result<(), SessionError>,
+    ) -> Result<()> {
+        for index in 0..self.vrings.len() {
+            self.pause(index)?;
+        }
+        change(self)?;
+        for index in 0..self.vrings.len() {
+            self.resume(index)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_vrings(&mut self) {
+        self.vrings.iter_mut().for_each(|vring| *vring = Vring::default());
+    }
+}
+
+impl Drop for Session {
+    /// The frontend has left, or has to: its virtqueues stop. Only then may the connection be closed, which tells the
+    /// frontend that its memory is its own again; so this waits for a core that is late, unless the port itself stops.
+    fn drop(&mut self) {
+        for index in 0..self.vrings.len() {
+            let mut warned = false;
+            while let Err(error) = self.pause(index) {
+                if !std::mem::replace(&mut warned, true) {
+                    log::warn!("vhost-user frontend is to leave, but {error}");
+                }
+                // ORDERING: Relaxed; a flag that carries nothing with it. Partner: `VhostUserServer::stop`.
+                if self.device.stopping.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        }
+        self.device.set_status(Status::default());
+    }
+}
