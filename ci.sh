@@ -4,14 +4,14 @@
 #
 # A job passes or fails as a whole; `all` stops at the first that fails and ends with a table of durations.
 # Suites that need root, hugepages or other programs skip loudly where they cannot run; BYWASH_REQUIRE names
-# those whose skip is a failure (comma list of dpdk, vm, advisories).
+# those whose skip is a failure (comma list of dpdk, vm, hist, advisories).
 #
 # Exit codes: 0 all jobs passed, 1 a job failed, 2 wrong usage.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 # In the order in which `all` runs them: cheap and telling first.
-readonly JOBS=(setup fmt lint doc deny test scripts model fuzz dpdk vm readme)
+readonly JOBS=(setup fmt lint doc deny test hist scripts model fuzz dpdk vm readme)
 
 readonly TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 # Sanitized and loom builds have flags of their own; in the common folder they would rebuild everything each time.
@@ -26,6 +26,7 @@ readonly PACKAGES=(
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
     util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
     shellcheck                                  # lint of the scripts
+    python3-venv                                # HdrHistogram's Python package, in an environment of its own
 )
 # 2 MiB pages: two testpmd of 512 MiB each, our own regions, and the guest's room to breathe.
 readonly HUGEPAGES="${BYWASH_CI_HUGEPAGES:-1024}"
@@ -49,6 +50,7 @@ Usage: ./ci.sh <job>...
   doc      rustdoc without warnings
   deny     licences, banned and duplicate crates, registries, security advisories
   test     unit, documentation and integration tests that need neither root nor hardware
+  hist     our latency files, read back by HdrHistogram's Python package
   scripts  hugepage-setup.sh over a fake /sys, and for real when root
   model    loom on the lock-free rings; property tests with many more cases
   fuzz     the lying device and driver under AddressSanitizer
@@ -57,7 +59,7 @@ Usage: ./ci.sh <job>...
   readme   run the README's marked commands
 
 Environment:
-  BYWASH_REQUIRE=dpdk,vm,advisories   make a skip of these a failure
+  BYWASH_REQUIRE=dpdk,vm,hist,advisories   make a skip of these a failure
   BYWASH_CI_HUGEPAGES=$HUGEPAGES            2 MiB pages that setup reserves
 USAGE
 }
@@ -136,11 +138,22 @@ job_test() {
     cargo test -p bywash-tests --lib --locked
 }
 
+job_hist() {
+    local venv="$TARGET_DIR/hist-venv"
+    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import hdrh'; then
+        if ! { python3 -m venv "$venv" && "$venv/bin/pip" -q install hdrhistogram; }; then
+            skip hist 'no virtual environment with the Python package hdrhistogram can be made here'
+            return
+        fi
+    fi
+    BYWASH_PYTHON="$venv/bin/python" cargo_test_some --locked -p bywash --test hist
+}
+
 job_scripts() { tests/setup/run.sh; }
 
 job_model() {
     LOOM_MAX_PREEMPTIONS=3 RUSTFLAGS='--cfg loom' \
-        cargo_test_some --release --locked -p bywash-pmd --lib --target-dir "$LOOM_DIR" loom
+        cargo_test_some --release --locked -p bywash-pmd -p bywash-engine --lib --target-dir "$LOOM_DIR" loom
     PROPTEST_CASES=4096 cargo_test_some --release --locked --workspace --exclude bywash-tests --lib prop
 }
 

@@ -23,11 +23,13 @@ pub enum Suite {
     Dpdk,
     /// Network namespaces, TAP and veth of the running kernel.
     Netns,
+    /// HdrHistogram's Python package, which reads our latency files back.
+    Hist,
 }
 
 impl Suite {
     /// Every suite, in the order of the documentation.
-    pub const ALL: [Self; 3] = [Self::Vm, Self::Dpdk, Self::Netns];
+    pub const ALL: [Self; 4] = [Self::Vm, Self::Dpdk, Self::Netns, Self::Hist];
 
     /// The word used in [`REQUIRE`].
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Suite {
             Self::Vm => "vm",
             Self::Dpdk => "dpdk",
             Self::Netns => "netns",
+            Self::Hist => "hist",
         }
     }
 }
@@ -62,7 +65,9 @@ pub fn skip(suite: Suite, why: impl fmt::Display) {
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
         Ok(true) => panic!("{suite} cannot run here ({why}), but {REQUIRE}={list} requires it"),
-        Err(word) => panic!("{REQUIRE}={list}: unknown suite {word:?}; allowed: vm, dpdk, netns, advisories"),
+        Err(word) => {
+            panic!("{REQUIRE}={list}: unknown suite {word:?}; allowed: vm, dpdk, netns, hist, advisories")
+        }
     }
 }
 
