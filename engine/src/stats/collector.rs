@@ -115,11 +115,11 @@ impl Collector {
         let now = Instant::now();
         let cores = loops
             .into_iter()
-            .map(|(inbox, blank)| Core {
-                inbox,
-                interval: blank.latencies.clone(),
-                total: blank,
-                finished: false,
+            .map(|(inbox, mut blank)| {
+                let mut interval = Latencies::new(&[]);
+                interval.merge(&blank.latencies);
+                blank.latencies = interval.clone();
+                Core { inbox, interval, total: blank, finished: false }
             })
             .collect();
         Collector { tsc, started: now, last: now, ports, cores }
