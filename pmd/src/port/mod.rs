@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 
 use crate::mem::{HomePool, Mbuf};
 use crate::virtio::transport::TransportError;
+pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
 pub use fault::QueueFault;
 pub use open::{OpenConfig, OpenError, PortSpec, SpecError, open, region_bytes};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::virtio::net::{Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::{EndTaken, Hub};
+use crate::virtio::transport::vhost_user::{ANSWER_WITHIN, VhostUser, VhostUserConfig, VhostUserError};
+use crate::virtio::transport::vhost_user_server::{ServerConfig, ServerError, VhostUserServer};
 
 /// What ports need of the engine that opens them.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,8 @@ pub struct PortSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Loop { link: String, driver: bool },
+    VhostUser { path: PathBuf },
+    VhostUserServer { path: PathBuf },
 }
 
 /// What may follow a port's address, separated by commas.
@@ -82,6 +87,12 @@ pub enum OpenError {
     /// The end of the link is open already.
     #[error(transparent)]
     EndTaken(#[from] EndTaken),
+    /// There is no backend that can be driven.
+    #[error(transparent)]
+    VhostUser(#[from] VhostUserError),
+    /// The socket for drivers cannot be listened on.
+    #[error(transparent)]
+    VhostUserServer(#[from] ServerError),
     /// The device could not be brought up.
     #[error("port {port:?} could not be started")]
     Init {
@@ -92,7 +103,7 @@ pub enum OpenError {
     },
 }
 
-const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b";
+const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vhost-user:PATH, vhost-user-server:PATH";
 
 impl FromStr for PortSpec {
     type Err = SpecError;
@@ -115,6 +126,11 @@ impl FromStr for PortSpec {
                     }
                 }
             }
+            "vhost-user" | "vhost-user-server" if address.is_empty() => {
+                return Err(fail(format!("no path; the socket follows, as in {kind}:/run/x.sock")));
+            }
+            "vhost-user" => Kind::VhostUser { path: address.into() },
+            "vhost-user-server" => Kind::VhostUserServer { path: address.into() },
             other => return Err(fail(format!("no kind of port is called {other:?}; there are {KINDS}"))),
         };
         let mut options = Options::default();
@@ -200,6 +216,24 @@ impl PortSpec {
                 let info = self.served_info("virtio-net device (loop)", server::FEATURES, config);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
+            Kind::VhostUser { path } => {
+                let backend =
+                    VhostUserConfig { path: path.clone(), queue_pairs: 1, answer_within: ANSWER_WITHIN };
+                let transport = Arc::new(VhostUser::open(&backend, Arc::clone(config.region))?);
+                let identity = self.identity("virtio-net (vhost-user)", config);
+                Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
+            }
+            Kind::VhostUserServer { path } => {
+                let device = ServerConfig {
+                    path: path.clone(),
+                    features: server::FEATURES,
+                    queues: 2,
+                    config: Vec::new(),
+                };
+                let (control, followers) = VhostUserServer::start(device)?;
+                let info = self.served_info("virtio-net device (vhost-user)", server::FEATURES, config);
+                Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
+            }
         }
     }
 }
@@ -232,6 +266,7 @@ mod tests {
         assert!(problem("eth0").contains("no kind; a port is one of loop:"));
         assert!(problem("pci:0").contains("no kind of port is called \"pci\""));
         assert!(problem("loop:c").contains("`a` or `b`"));
+        assert!(problem("vhost-user:,mac=02:00:00:00:00:01").contains("as in vhost-user:/run/x.sock"));
         assert!(problem("loop:a,mtu=9").contains("option \"mtu=9\" is none of mac="));
         assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
         assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));

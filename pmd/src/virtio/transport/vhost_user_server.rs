@@ -24,8 +24,11 @@ use std::time::Duration;
 use thiserror::Error;
 use vhost::vhost_user::{BackendReqHandler, Error as WireError};
 
+use super::TransportError;
 use super::poll::poll;
+use crate::port::Link;
 use crate::virtio::attach::{Follower, hand_over};
+use crate::virtio::server::DeviceControl;
 pub use received::MemoryTableError;
 use session::{Device, Session};
 
@@ -39,7 +42,7 @@ pub struct ServerConfig {
     pub features: u64,
     /// Number of virtqueues, two for each queue pair.
     pub queues: u16,
-    /// The device configuration space (virtio 1.2 §5.1.4).
+    /// The device configuration space (virtio 1.2 §5.1.4); empty if no feature stands for a field of it.
     pub config: Vec<u8>,
 }
 
@@ -148,6 +151,17 @@ impl VhostUserServer {
 impl Drop for VhostUserServer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl DeviceControl for VhostUserServer {
+    fn link(&self) -> Link {
+        if self.status().rings >= 2 { Link::Up } else { Link::Down }
+    }
+
+    fn stop(&mut self) -> Result<(), TransportError> {
+        VhostUserServer::stop(self);
+        Ok(())
     }
 }
 

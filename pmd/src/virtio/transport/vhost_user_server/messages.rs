@@ -18,10 +18,9 @@ use super::received::{self, MappedTable};
 use super::session::{Addresses, Session, SessionError, Start};
 use crate::virtio::spec::{feature, split};
 
-/// REPLY_ACK is added by the crate.
-const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
-    .union(VhostUserProtocolFeatures::CONFIG)
-    .union(VhostUserProtocolFeatures::RESET_DEVICE);
+/// What is offered to every frontend; REPLY_ACK is added by the crate.
+const PROTOCOL_FEATURES: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::RESET_DEVICE);
 
 fn unsupported<T>() -> Result<T> {
     Err(WireError::InvalidOperation("not offered"))
@@ -161,11 +160,18 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(PROTOCOL_FEATURES)
+        // Not without need: QEMU warns of a network backend that offers CONFIG.
+        let config = if self.device.config.is_empty() {
+            VhostUserProtocolFeatures::empty()
+        } else {
+            VhostUserProtocolFeatures::CONFIG
+        };
+        Ok(PROTOCOL_FEATURES | config)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        let bits = features & !(PROTOCOL_FEATURES | VhostUserProtocolFeatures::REPLY_ACK).bits();
+        let offered = self.get_protocol_features()? | VhostUserProtocolFeatures::REPLY_ACK;
+        let bits = features & !offered.bits();
         if bits != 0 {
             return Err(SessionError::ProtocolNotOffered { bits }.into());
         }
