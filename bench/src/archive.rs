@@ -7,14 +7,14 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::conditions::Conditions;
+use crate::outcome::About;
 
 /// One run, ready to be archived.
 #[derive(Debug, Serialize)]
 pub struct Run<'a, R: Serialize> {
-    /// The benchmark's name.
-    pub what: &'a str,
-    /// What it measures and how, for the README.
-    pub about: &'a str,
+    /// What was measured.
+    #[serde(skip)]
+    pub about: About,
     /// Where and when.
     pub conditions: &'a Conditions,
     /// Every number measured.
@@ -28,7 +28,8 @@ impl<R: Serialize> Run<'_, R> {
     /// If the folder exists and cannot be replaced file by file, or cannot be written.
     pub fn write(&self, table: &str) -> Result<PathBuf> {
         let day = self.conditions.date.split(' ').next().unwrap_or("undated");
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("{day}-{}", self.what));
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("{day}-{}", self.about.what));
         let about = || format!("cannot write {}", folder.display());
         fs::create_dir_all(&folder).with_context(about)?;
         fs::write(folder.join("raw.json"), serde_json::to_string_pretty(self)? + "\n").with_context(about)?;
@@ -39,7 +40,7 @@ impl<R: Serialize> Run<'_, R> {
     fn readme(&self, table: &str) -> String {
         let c = self.conditions;
         format!(
-            "# {what}, {date}\n\n{about}\n\n```\n{table}\n```\n\n\
+            "# {what}, {date}\n\n{about}\n\n```text\n{table}\n```\n\n\
              Every number of every round is in `raw.json`.\n\n\
              | condition | |\n|---|---|\n\
              | processor | {processor}, {cores} cores, virtualization: {virtualization} |\n\
@@ -49,8 +50,8 @@ impl<R: Serialize> Run<'_, R> {
              | commit | {commit} |\n\
              | load before the run | {load} |\n\n\
              Again with\n\n```sh\ncargo run --release -p bywash-bench -- {command}\n```\n",
-            what = self.what,
-            about = self.about,
+            what = self.about.what,
+            about = self.about.how,
             date = c.date,
             processor = c.processor,
             cores = c.cores,

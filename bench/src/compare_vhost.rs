@@ -6,11 +6,14 @@ use peers::testpmd::{ForwardMode, Host, Options, Side, Testpmd};
 
 use crate::comparison::{Comparison, Contender};
 use crate::forwarder::{self, Forwarder, GENERATE_CORE};
+use crate::outcome::About;
 use crate::pace::Pace;
 use crate::quiet;
 
-/// What it measures, for the archive.
-pub const ABOUT: &str = "A forwarder (`macswap`) is the driver side of a vhost-user socket. The device side is always \
+/// What it measures.
+pub const ABOUT: About = About { what: "compare-vhost", how: HOW };
+
+const HOW: &str = "A forwarder (`macswap`) is the driver side of a vhost-user socket. The device side is always \
     the same DPDK testpmd (net_vhost, `flowgen`, 64-byte frames), which generates, takes back and counts. \
     One core each, bursts of 32, 1,024 descriptors. The rate is that of frames that came back, measured by the \
     generator. Cycles per packet are those of turns that moved packets. The range is largest less smallest by \

@@ -8,6 +8,7 @@ use comfy_table::{Cell, CellAlignment, Color, Table};
 use serde::Serialize;
 
 use crate::figures;
+use crate::outcome::Outcome;
 use crate::pace::Pace;
 
 /// One measurement of one contender.
@@ -173,9 +174,10 @@ impl Comparison {
         };
         self.contenders.iter().map(line).collect()
     }
+}
 
-    /// Whether each of ours reaches the target; `None` without a target or without ours.
-    pub fn reaches_target(&self) -> Option<bool> {
+impl Outcome for Comparison {
+    fn reaches_target(&self) -> Option<bool> {
         let target = self.target?;
         let ours: Vec<bool> = self
             .contenders
@@ -187,8 +189,11 @@ impl Comparison {
         (!ours.is_empty()).then(|| ours.iter().all(|reached| *reached))
     }
 
-    /// The result for people.
-    pub fn table(&self) -> Table {
+    fn target(&self) -> Option<String> {
+        self.target.map(|target| format!("{target:.2} × the best peer"))
+    }
+
+    fn table(&self) -> Table {
         let mut table = crate::table::new([
             "",
             "Mpps",

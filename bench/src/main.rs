@@ -13,6 +13,8 @@ mod comparison;
 mod conditions;
 mod figures;
 mod forwarder;
+mod mempool;
+mod outcome;
 mod pace;
 mod quiet;
 mod table;
@@ -22,9 +24,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use archive::Run;
-use comparison::Comparison;
 use conditions::Conditions;
+use outcome::show;
 use pace::Pace;
 
 /// Benchmarks of bywash, each against a peer in the same run.
@@ -55,6 +56,8 @@ struct Cli {
 enum Bench {
     /// Our l2fwd on vhost-user against testpmd on virtio-user, both facing the same DPDK net_vhost
     CompareVhost(compare_vhost::Flags),
+    /// Allocation and freeing of mbufs: on the home core, and from a foreign one
+    Mempool,
 }
 
 fn main() -> ExitCode {
@@ -76,23 +79,9 @@ fn run(cli: &Cli) -> Result<bool> {
     let conditions = Conditions::now();
     match &cli.bench {
         Bench::CompareVhost(flags) => {
-            let result = compare_vhost::run(flags, &cli.pace)?;
-            show(cli, &conditions, "compare-vhost", compare_vhost::ABOUT, &result)
+            let outcome = compare_vhost::run(flags, &cli.pace)?;
+            show(compare_vhost::ABOUT, &conditions, &outcome, cli.archive)
         }
+        Bench::Mempool => show(mempool::ABOUT, &conditions, &mempool::run(&cli.pace)?, cli.archive),
     }
-}
-
-fn show(cli: &Cli, conditions: &Conditions, what: &str, about: &str, result: &Comparison) -> Result<bool> {
-    let mut table = result.table();
-    println!("{table}");
-    let reached = result.reaches_target();
-    if let (Some(target), Some(reached)) = (result.target, reached) {
-        println!("target: {target:.2} × the best peer, {}", if reached { "reached" } else { "NOT reached" });
-    }
-    if cli.archive {
-        table.force_no_tty();
-        let run = Run { what, about, conditions, result };
-        println!("archived in {}", run.write(&table.to_string())?.display());
-    }
-    Ok(reached.unwrap_or(true))
 }
