@@ -154,7 +154,7 @@ job_scripts() { tests/setup/run.sh; }
 job_model() {
     LOOM_MAX_PREEMPTIONS=3 RUSTFLAGS='--cfg loom' \
         cargo_test_some --release --locked -p bywash-pmd -p bywash-engine --lib --target-dir "$LOOM_DIR" loom
-    PROPTEST_CASES=4096 cargo_test_some --release --locked --workspace --exclude bywash-tests --lib prop
+    PROPTEST_CASES=4096 cargo_test_some --release --locked --workspace --exclude bywash-tests --lib
 }
 
 job_fuzz() {
