@@ -1,7 +1,22 @@
-//! The loop per core.
+//! The loop per core: run-to-completion programs over ports, and all that starts, feeds and reads them.
+//!
+//! ```text
+//!   Engine (builder) ──start──► Running ──snapshot──► Snapshot
+//!                                  │
+//!                   one thread a core: Lcore ──► rx_burst ─► Program ─► tx_burst
+//! ```
+//!
+//! This crate knows no IP. The loop is `lcore.rs`; what runs on it implements [`Program`].
 
 pub mod config;
 pub mod latency;
+mod launch;
+mod lcore;
+mod program;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod tsc;
+
+pub use launch::{Engine, PortIndex, Running, StartError, StopError};
+pub use pmd::port::{Burst, Hub, MAX_BURST};
+pub use program::{Cx, Program, ProgramError};

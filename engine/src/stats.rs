@@ -16,7 +16,7 @@ mod mailbox;
 pub use collector::{Collector, CoreSnapshot, PortLabel, PortSnapshot, Snapshot};
 pub use mailbox::{Harvest, Inbox, Outbox, mailbox};
 
-use pmd::port::QueueCounters;
+use pmd::port::{QueueCounters, QueueFault};
 
 use crate::latency::Latencies;
 use crate::tsc::Ticks;
@@ -84,6 +84,8 @@ pub struct QueueReport {
     pub counters: QueueCounters,
     /// Frames that were to leave by this queue and that the loop dropped, as the queue took no more.
     pub tx_dropped: u64,
+    /// Why the driver stopped the queue, if it did.
+    pub fault: Option<QueueFault>,
 }
 
 /// What one loop hands to its reader.

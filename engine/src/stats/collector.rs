@@ -220,6 +220,7 @@ fn port_sums(labels: &[PortLabel], cores: &[CoreSnapshot]) -> Vec<PortSnapshot> 
         if let Some(port) = ports.get_mut(queue.port) {
             port.total.counters.add(&queue.counters);
             port.total.tx_dropped += queue.tx_dropped;
+            port.total.fault = port.total.fault.or(queue.fault);
         }
     }
     ports

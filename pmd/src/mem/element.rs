@@ -95,6 +95,7 @@ impl Mbuf {
     #[inline]
     pub(super) fn reset(&mut self, headroom_bytes: u32) {
         self.set_data(headroom_bytes, 0);
+        self.set_rx_ticks(0);
         self.set_offload(Offload::default());
     }
 

@@ -69,7 +69,11 @@ impl PoolConfig {
         self.mbufs * self.stride_bytes()
     }
 
-    fn check(&self) -> Result<(), PoolError> {
+    /// Whether such a pool can be.
+    ///
+    /// # Errors
+    /// [`PoolError::OutOfRange`].
+    pub fn check(&self) -> Result<(), PoolError> {
         let in_range = |what, value: usize, least: usize, most: usize| {
             if (least..=most).contains(&value) {
                 Ok(())

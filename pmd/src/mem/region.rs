@@ -94,6 +94,16 @@ pub enum RegionError {
         /// errno of `mbind`.
         source: io::Error,
     },
+    /// More than the machine has to give: taking it would bring the kernel to kill processes.
+    #[error(
+        "{len_bytes} bytes of packet memory asked for, {available_bytes} are available; ask for fewer mbufs"
+    )]
+    TooLarge {
+        /// Bytes asked for.
+        len_bytes: usize,
+        /// Bytes that the kernel says can be had without swapping.
+        available_bytes: usize,
+    },
     /// The kernel would not give the memory.
     #[error(
         "cannot reserve {len_bytes} bytes of packet memory ({step}); free some memory or ask for fewer mbufs"
@@ -179,6 +189,11 @@ impl Region {
 
     fn with_pages(config: RegionConfig, page: PageSize) -> Result<Self, RegionError> {
         let len_bytes = config.len_bytes.max(1).next_multiple_of(page.bytes());
+        if page == PageSize::Ordinary
+            && let Some(available_bytes) = available_bytes().filter(|available| len_bytes > *available)
+        {
+            return Err(RegionError::TooLarge { len_bytes, available_bytes });
+        }
         let reserve = |step| move |source| RegionError::Reserve { len_bytes, step, source };
         let file = memfd(page).map_err(reserve("memfd_create"))?;
         file.set_len(len_bytes as u64).map_err(reserve("ftruncate"))?;
@@ -291,6 +306,14 @@ fn bind_to_node(map: &Mapping, node: u32) -> io::Result<()> {
     if got == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `MemAvailable` of /proc/meminfo.
+fn available_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn no_hugepages(len_bytes: usize, page: PageSize, node: Option<u32>) -> RegionError {
     let page_kib = page.bytes() >> 10;
     let folder = node.map_or("/sys/kernel/mm/hugepages".to_owned(), |node| {
@@ -335,6 +358,13 @@ mod tests {
             text.contains("of 33554432 hugepages") && text.contains("./hugepage-setup.sh --pages"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn more_memory_than_the_machine_has_is_refused_before_it_is_taken() {
+        let asked = RegionConfig { len_bytes: 1 << 46, page: PageSize::Ordinary, numa_node: None };
+        let text = Region::new(asked).unwrap_err().to_string();
+        assert!(text.contains("70368744177664 bytes of packet memory asked for"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,310 @@
+//! What an engine is to consist of, checked and put together.
+
+use std::sync::Arc;
+
+use pmd::mem::{PageSize, Pool, PoolConfig, PoolError, Region, RegionConfig, RegionError};
+use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port};
+use thiserror::Error;
+
+use super::running::Running;
+use crate::program::{Program, ProgramError};
+use crate::tsc::Tsc;
+
+/// Mbufs beyond those that queues hold: bursts on their way, frames that programs keep.
+const SPARE_MBUFS: usize = 2048;
+
+/// Memory that rings and pools may waste by alignment.
+const SLACK_BYTES: usize = 64 << 10;
+
+/// Why an engine did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Nothing to run.
+    #[error("an engine needs at least one core with a program")]
+    Empty,
+    /// A program was given a port number that does not exist, or one that another program has.
+    #[error("port {port} of {ports} is given to {takers} programs; each port belongs to exactly one")]
+    PortTakers {
+        /// Which.
+        port: usize,
+        /// How many ports there are.
+        ports: usize,
+        /// How many programs want it.
+        takers: usize,
+    },
+    /// The burst is out of range.
+    #[error("a burst of {burst} frames; 1 to {MAX_BURST} are possible")]
+    Burst {
+        /// What was asked for.
+        burst: usize,
+    },
+    /// The process may not run on this processor, or it does not exist.
+    #[error("cannot run on core {cpu}; this process may use {}", list(allowed))]
+    Core {
+        /// What was asked for.
+        cpu: usize,
+        /// What is allowed.
+        allowed: Vec<usize>,
+    },
+    /// No packet memory.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// No pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A port did not open.
+    #[error(transparent)]
+    Port(#[from] OpenError),
+    /// A program refused its ports.
+    #[error("{0}")]
+    Program(#[source] ProgramError),
+    /// No thread.
+    #[error("cannot start the thread of loop {lcore}")]
+    Thread {
+        /// Which loop.
+        lcore: usize,
+        /// errno.
+        source: std::io::Error,
+    },
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// One port to open.
+#[derive(Clone, Debug)]
+struct PortPlan {
+    spec: String,
+    rxd: u16,
+    txd: u16,
+}
+
+/// One loop.
+pub(super) struct LcorePlan {
+    pub cpu: Option<usize>,
+    pub nodes: Vec<(Box<dyn Program>, Vec<usize>)>,
+}
+
+/// What is left to start once memory and ports are there.
+pub(super) struct Plan {
+    pub lcores: Vec<LcorePlan>,
+    pub burst: usize,
+    pub latency: bool,
+    pub tsc: Tsc,
+    pub pools: Vec<Pool>,
+    pub ports: Vec<Box<dyn Port>>,
+}
+
+/// An engine to be.
+///
+/// ```
+/// use engine::{Burst, Cx, Engine, Program};
+///
+/// struct Reflect;
+/// impl Program for Reflect {
+///     fn receive(&mut self, port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
+///         cx.send_burst(port, burst);
+///     }
+/// }
+///
+/// let mut engine = Engine::builder();
+/// let (a, b) = (engine.port("loop:a"), engine.port("loop:b"));
+/// let core = engine.lcore(None); // not pinned
+/// engine.program(core, Reflect, [a]);
+/// engine.program(core, Reflect, [b]);
+/// let mut running = engine.start().unwrap();
+/// let snapshot = running.snapshot();
+/// assert_eq!(snapshot.ports[0].label.name, "loop:a");
+/// running.stop().unwrap();
+/// ```
+pub struct Engine {
+    ports: Vec<PortPlan>,
+    lcores: Vec<LcorePlan>,
+    mbufs: Option<usize>,
+    data_room_bytes: u32,
+    page: PageSize,
+    numa_node: Option<u32>,
+    burst: usize,
+    rxd: u16,
+    txd: u16,
+    latency: bool,
+    hub: Hub,
+}
+
+/// Handle of a port in the engine it was added to: its index.
+pub type PortIndex = usize;
+
+impl Engine {
+    /// An engine without ports or cores, and the defaults: 1,024 descriptors a queue, bursts of 64, data rooms of
+    /// 2 KiB, as many mbufs as the queues can hold and some, hugepages if there are enough, latencies recorded.
+    #[must_use]
+    pub fn builder() -> Self {
+        Self {
+            ports: Vec::new(),
+            lcores: Vec::new(),
+            mbufs: None,
+            data_room_bytes: 2048,
+            page: PageSize::Auto,
+            numa_node: None,
+            burst: MAX_BURST,
+            rxd: 1024,
+            txd: 1024,
+            latency: true,
+            hub: Hub::default(),
+        }
+    }
+
+    /// Mbufs in all, divided among the loops.
+    pub fn mbufs(&mut self, mbufs: usize) -> &mut Self {
+        self.mbufs = Some(mbufs);
+        self
+    }
+
+    /// Bytes for data in each mbuf: 64 to 65,536.
+    pub fn data_room_bytes(&mut self, bytes: u32) -> &mut Self {
+        self.data_room_bytes = bytes;
+        self
+    }
+
+    /// Which pages packet memory consists of, and of which NUMA node.
+    pub fn memory(&mut self, page: PageSize, numa_node: Option<u32>) -> &mut Self {
+        (self.page, self.numa_node) = (page, numa_node);
+        self
+    }
+
+    /// The most frames taken from a queue per turn, 1 to 64.
+    pub fn burst(&mut self, frames: usize) -> &mut Self {
+        self.burst = frames;
+        self
+    }
+
+    /// Receive and transmit descriptors of the ports added from now on.
+    pub fn descriptors(&mut self, rxd: u16, txd: u16) -> &mut Self {
+        (self.rxd, self.txd) = (rxd, txd);
+        self
+    }
+
+    /// Whether latencies are recorded (at less than 2 % of the packet rate).
+    pub fn latency(&mut self, record: bool) -> &mut Self {
+        self.latency = record;
+        self
+    }
+
+    /// Where this engine's `loop:` ports meet those of other engines.
+    pub fn hub(&mut self, hub: &Hub) -> &mut Self {
+        self.hub = hub.clone();
+        self
+    }
+
+    /// Adds a port; it is opened at the start, in the order of adding.
+    pub fn port(&mut self, spec: impl Into<String>) -> PortIndex {
+        self.ports.push(PortPlan { spec: spec.into(), rxd: self.rxd, txd: self.txd });
+        self.ports.len() - 1
+    }
+
+    /// Adds a loop, pinned to processor `cpu` if one is named. Returns its index.
+    pub fn lcore(&mut self, cpu: Option<usize>) -> usize {
+        self.lcores.push(LcorePlan { cpu, nodes: Vec::new() });
+        self.lcores.len() - 1
+    }
+
+    /// Puts a program with its ports on loop `lcore`.
+    ///
+    /// # Panics
+    /// When there is no such loop.
+    pub fn program(
+        &mut self,
+        lcore: usize,
+        program: impl Program + 'static,
+        ports: impl IntoIterator<Item = PortIndex>,
+    ) -> &mut Self {
+        self.boxed_program(lcore, Box::new(program), ports)
+    }
+
+    /// [`program`](Self::program) for one that is boxed already.
+    ///
+    /// # Panics
+    /// When there is no such loop.
+    pub fn boxed_program(
+        &mut self,
+        lcore: usize,
+        program: Box<dyn Program>,
+        ports: impl IntoIterator<Item = PortIndex>,
+    ) -> &mut Self {
+        self.lcores[lcore].nodes.push((program, ports.into_iter().collect()));
+        self
+    }
+
+    /// Starts everything. Returns when all loops turn.
+    ///
+    /// # Errors
+    /// [`StartError`]; what had been started is stopped and given back.
+    pub fn start(self) -> Result<Running, StartError> {
+        self.check()?;
+        let tsc = Tsc::calibrate();
+        let pool_configs: Vec<PoolConfig> = self.lcores.iter().map(|lcore| self.pool_config(lcore)).collect();
+        pool_configs.iter().try_for_each(PoolConfig::check)?;
+        let region = Region::new(RegionConfig {
+            len_bytes: self.region_bytes(&pool_configs),
+            page: self.page,
+            numa_node: self.numa_node,
+        })?;
+        let pools: Vec<Pool> =
+            pool_configs.iter().map(|config| Pool::new(&region, *config)).collect::<Result<_, _>>()?;
+        let ports = self.open_ports(&region)?;
+        let Self { lcores, burst, latency, .. } = self;
+        Running::launch(Plan { lcores, burst, latency, tsc, pools, ports })
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        if self.lcores.iter().all(|lcore| lcore.nodes.is_empty()) {
+            return Err(StartError::Empty);
+        }
+        if !(1..=MAX_BURST).contains(&self.burst) {
+            return Err(StartError::Burst { burst: self.burst });
+        }
+        let ports = self.ports.len();
+        let wanted = || self.lcores.iter().flat_map(|lcore| &lcore.nodes).flat_map(|(_, ports)| ports);
+        for port in (0..ports).chain(wanted().copied().filter(|port| *port >= ports)) {
+            let takers = wanted().filter(|wanted| **wanted == port).count();
+            if takers != 1 || port >= ports {
+                return Err(StartError::PortTakers { port, ports, takers });
+            }
+        }
+        let allowed: Vec<usize> =
+            core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        match self.lcores.iter().filter_map(|lcore| lcore.cpu).find(|cpu| !allowed.contains(cpu)) {
+            Some(cpu) => Err(StartError::Core { cpu, allowed }),
+            None => Ok(()),
+        }
+    }
+
+    fn pool_config(&self, lcore: &LcorePlan) -> PoolConfig {
+        let queues = lcore.nodes.iter().flat_map(|(_, ports)| ports).map(|port| &self.ports[*port]);
+        let held: usize = queues.map(|port| usize::from(port.rxd) + usize::from(port.txd)).sum();
+        let mbufs = self.mbufs.map_or(held + SPARE_MBUFS, |all| all.div_ceil(self.lcores.len()));
+        PoolConfig { mbufs, data_room_bytes: self.data_room_bytes, ..PoolConfig::default() }
+    }
+
+    fn region_bytes(&self, pools: &[PoolConfig]) -> usize {
+        let queues: usize = self.ports.iter().map(|port| port::region_bytes(port.rxd, port.txd)).sum();
+        queues + pools.iter().map(|pool| pool.region_bytes() + 64).sum::<usize>() + SLACK_BYTES
+    }
+
+    fn open_ports(&self, region: &Arc<Region>) -> Result<Vec<Box<dyn Port>>, StartError> {
+        let open = |plan: &PortPlan| {
+            port::open(
+                &plan.spec,
+                &OpenConfig {
+                    region,
+                    hub: &self.hub,
+                    rx_descriptors: plan.rxd,
+                    tx_descriptors: plan.txd,
+                    data_room_bytes: self.data_room_bytes as usize,
+                },
+            )
+        };
+        Ok(self.ports.iter().map(open).collect::<Result<_, _>>()?)
+    }
+}

@@ -1,0 +1,248 @@
+//! An engine whose loops turn, and how it ends.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use core_affinity::CoreId;
+use pmd::Pool;
+use pmd::port::{Port, PortInfo};
+use thiserror::Error;
+
+use super::builder::{LcorePlan, Plan, StartError};
+use crate::latency::{RESIDENCE, TURN};
+use crate::lcore::{Lcore, Node, Signals};
+use crate::program::Lane;
+use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
+use crate::tsc::Tsc;
+
+/// How long a snapshot waits for the loops: a turn is microseconds, a loop that was descheduled some milliseconds.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Why an engine did not stop as it should. Everything that could be given back was.
+#[derive(Debug, Error)]
+pub enum StopError {
+    /// A loop's thread died: a bug in a program.
+    #[error("loop {lcore} panicked; its program has a bug, and its last counts are missing")]
+    Panicked {
+        /// Which loop.
+        lcore: usize,
+        /// The figures of the others.
+        snapshot: Box<Snapshot>,
+    },
+    /// A device could not be stopped.
+    #[error("port {port} did not stop")]
+    Port {
+        /// The port string.
+        port: String,
+        /// Why.
+        source: pmd::virtio::transport::TransportError,
+        /// The figures.
+        snapshot: Box<Snapshot>,
+    },
+}
+
+/// An engine whose loops turn. Dropping it stops it.
+pub struct Running {
+    tsc: Tsc,
+    signals: Arc<Signals>,
+    collector: Collector,
+    threads: Vec<JoinHandle<Lcore>>,
+    ports: Vec<Box<dyn Port>>,
+}
+
+impl Running {
+    pub(super) fn launch(plan: Plan) -> Result<Self, StartError> {
+        let Plan { lcores: plans, burst: budget, latency, tsc, pools, mut ports } = plan;
+        let labels = ports
+            .iter()
+            .map(|port| PortLabel { name: port.name().to_owned(), driver: port.info().driver.to_owned() });
+        let labels: Vec<PortLabel> = labels.collect();
+        let signals = Arc::new(Signals::default());
+        let (mut lcores, mut inboxes) = (Vec::new(), Vec::new());
+        for (index, plan) in plans.into_iter().enumerate() {
+            let cpu = plan.cpu;
+            let Nodes { nodes, rows, latencies } = nodes(plan, &mut ports, &tsc, latency)?;
+            let blank = CoreReport::new(index, cpu, &rows, &latencies);
+            let (outbox, inbox) = mailbox(Box::new(blank.clone()));
+            inboxes.push((inbox, blank.clone()));
+            let (report, signals) = (Box::new(blank), Arc::clone(&signals));
+            let burst = Box::default();
+            lcores.push(Lcore { nodes, budget, tsc, latency, signals, report, outbox, burst, done: false });
+        }
+        // ORDERING: Relaxed. Before any thread exists.
+        signals.unfinished.store(lcores.len(), Ordering::Relaxed);
+        let collector = Collector::new(tsc, labels, inboxes);
+        let mut running = Self { tsc, signals, collector, threads: Vec::new(), ports };
+        for (index, (lcore, pool)) in lcores.into_iter().zip(pools).enumerate() {
+            // On an error `running` is dropped, which stops what turns already.
+            running.threads.push(spawn(index, lcore, pool)?);
+        }
+        Ok(running)
+    }
+
+    /// The scale of its clock.
+    #[must_use]
+    pub fn tsc(&self) -> &Tsc {
+        &self.tsc
+    }
+
+    /// The ports, in the order in which they were added.
+    #[must_use]
+    pub fn ports(&self) -> &[Box<dyn Port>] {
+        &self.ports
+    }
+
+    /// What every core and port did until now. Waits for the loops some microseconds, at most 200 ms; they wait for
+    /// nothing.
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.collector.collect(SNAPSHOT_TIMEOUT)
+    }
+
+    /// Whether all programs have done what they were to do of their own accord, or their loops have died.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        // ORDERING: Relaxed. A count that is polled; nothing is handed over with it.
+        self.signals.unfinished.load(Ordering::Relaxed) == 0
+            || self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Asks the programs to finish what is under way, waits until they are done (at most `timeout`), and stops.
+    ///
+    /// # Errors
+    /// [`StopError`].
+    pub fn finish(self, timeout: Duration) -> Result<Snapshot, StopError> {
+        // ORDERING: Relaxed. A hint that the loops may see a turn late.
+        self.signals.winding_down.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + timeout;
+        while !self.is_done() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.stop()
+    }
+
+    /// Stops the loops after their present turn, then the devices, and gives all memory back.
+    ///
+    /// # Errors
+    /// [`StopError`]; everything that can be given back is.
+    pub fn stop(mut self) -> Result<Snapshot, StopError> {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> Result<Snapshot, StopError> {
+        // ORDERING: Relaxed. Joining the threads orders everything.
+        self.signals.stop.store(true, Ordering::Relaxed);
+        let lcores: Vec<Option<Lcore>> = self.threads.drain(..).map(|thread| thread.join().ok()).collect();
+        let dead = lcores.iter().position(Option::is_none);
+        let last = lcores.iter().map(|lcore| lcore.as_ref().map(|lcore| (*lcore.report).clone())).collect();
+        let snapshot = self.collector.finish(last);
+        // The devices first, while the queue pairs still hold what is posted.
+        let mut refused = None;
+        for port in &mut self.ports {
+            if let Err(source) = port.stop() {
+                refused.get_or_insert((port.name().to_owned(), source));
+            }
+        }
+        drop(lcores);
+        self.ports.clear();
+        let snapshot = Box::new(snapshot);
+        match (dead, refused) {
+            (Some(lcore), _) => Err(StopError::Panicked { lcore, snapshot }),
+            (None, Some((port, source))) => Err(StopError::Port { port, source, snapshot }),
+            (None, None) => Ok(*snapshot),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let halted = self.threads.is_empty() && self.ports.is_empty();
+        if !halted && let Err(error) = self.halt() {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// The nodes of one loop.
+struct Nodes {
+    nodes: Vec<Node>,
+    /// Its queue pairs, as indices of port and queue.
+    rows: Vec<(usize, u16)>,
+    /// Names of its latencies, by slot.
+    latencies: Vec<&'static str>,
+}
+
+fn nodes(
+    plan: LcorePlan,
+    ports: &mut [Box<dyn Port>],
+    tsc: &Tsc,
+    latency: bool,
+) -> Result<Nodes, StartError> {
+    let (mut nodes, mut rows) = (Vec::new(), Vec::new());
+    let mut latencies = if latency { vec![RESIDENCE, TURN] } else { Vec::new() };
+    for (mut program, indices) in plan.nodes {
+        let infos: Vec<PortInfo> = indices.iter().map(|index| ports[*index].info().clone()).collect();
+        program.prepare(&infos, tsc).map_err(StartError::Program)?;
+        let slots =
+            latency.then(|| program.latencies().iter().map(|name| slot(&mut latencies, name)).collect());
+        let mut lanes = Vec::new();
+        for index in indices {
+            for (queue, queue_pair) in (0..).zip(ports[index].take_queue_pairs()) {
+                lanes.push(Lane::new(queue_pair, rows.len()));
+                rows.push((index, queue));
+            }
+        }
+        nodes.push(Node { program, lanes, slots });
+    }
+    Ok(Nodes { nodes, rows, latencies })
+}
+
+/// The slot of `name`; programs on one core that use one name share it.
+fn slot(latencies: &mut Vec<&'static str>, name: &'static str) -> usize {
+    latencies.iter().position(|have| *have == name).unwrap_or_else(|| {
+        latencies.push(name);
+        latencies.len() - 1
+    })
+}
+
+/// Starts a loop's thread and waits until it is pinned and has adopted its pool.
+fn spawn(index: usize, mut lcore: Lcore, pool: Pool) -> Result<JoinHandle<Lcore>, StartError> {
+    let cpu = lcore.report.cpu;
+    let (ready, started) = mpsc::channel();
+    let body = move || {
+        let pinned = cpu.is_none_or(|id| core_affinity::set_for_current(CoreId { id }));
+        match pool.adopt() {
+            Ok(home) => {
+                let told = ready.send(if pinned { Ok(()) } else { Err(refusal(cpu)) });
+                if pinned && told.is_ok() {
+                    lcore.run(&home);
+                }
+            }
+            Err(error) => drop(ready.send(Err(error.into()))),
+        }
+        lcore
+    };
+    let thread = thread::Builder::new()
+        .name(format!("lcore-{index}"))
+        .spawn(body)
+        .map_err(|source| StartError::Thread { lcore: index, source })?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => {
+            let _ = thread.join();
+            let source = std::io::Error::other("the thread died at once");
+            Err(StartError::Thread { lcore: index, source })
+        }
+    }
+}
+
+/// The core was allowed a moment ago and is refused now.
+fn refusal(cpu: Option<usize>) -> StartError {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    StartError::Core { cpu: cpu.unwrap_or_default(), allowed }
+}

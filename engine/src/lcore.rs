@@ -1,0 +1,145 @@
+//! The loop: one core, its programs, their queue pairs. Everything else in this crate is there to start, feed or read
+//! it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use pmd::HomePool;
+use pmd::port::Burst;
+
+use crate::program::{Cx, Lane, Program};
+use crate::stats::{CoreReport, Outbox};
+use crate::tsc::{Ticks, Tsc};
+
+/// Slots of the latencies that every loop records.
+pub(crate) const RESIDENCE_SLOT: usize = 0;
+/// As [`RESIDENCE_SLOT`].
+pub(crate) const TURN_SLOT: usize = 1;
+
+/// How many turns pass between two looks at whether all programs are done.
+const DONE_EVERY: u64 = 1024;
+
+/// What the control thread tells the loops.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    pub stop: AtomicBool,
+    pub winding_down: AtomicBool,
+    /// Loops whose programs are not all done.
+    pub unfinished: AtomicUsize,
+}
+
+/// A program and the queue pairs that it alone polls.
+pub(crate) struct Node {
+    pub program: Box<dyn Program>,
+    pub lanes: Vec<Lane>,
+    /// The report's slot for each of its latencies; `None` when nothing is recorded.
+    pub slots: Option<Box<[usize]>>,
+}
+
+/// One loop's state.
+pub(crate) struct Lcore {
+    pub nodes: Vec<Node>,
+    pub budget: usize,
+    pub tsc: Tsc,
+    /// Whether latencies are recorded.
+    pub latency: bool,
+    pub signals: Arc<Signals>,
+    pub report: Box<CoreReport>,
+    pub outbox: Outbox<CoreReport>,
+    pub burst: Box<Burst>,
+    pub done: bool,
+}
+
+impl Lcore {
+    /// Turns until told to stop, then lets go of whatever belongs to the other sides.
+    pub(crate) fn run(&mut self, pool: &HomePool) {
+        self.report.started = Tsc::now();
+        // ORDERING: Relaxed. Nothing is handed over with the flag; joining the thread orders the rest.
+        while !self.signals.stop.load(Ordering::Relaxed) {
+            let now = Tsc::now();
+            let busy = self.turn(now, pool);
+            self.account(now, busy);
+            if self.outbox.is_wanted() {
+                self.publish();
+            }
+        }
+        self.nodes.iter_mut().flat_map(|node| &mut node.lanes).for_each(|lane| lane.queue_pair.quiesce());
+        self.collect();
+    }
+
+    /// One pass: receive, let the programs work, send. Returns whether anything moved.
+    fn turn(&mut self, now: Ticks, pool: &HomePool) -> bool {
+        // ORDERING: Relaxed. A hint that may be seen a turn late.
+        let winding_down = self.signals.winding_down.load(Ordering::Relaxed);
+        let mut busy = false;
+        for Node { program, lanes, slots } in &mut self.nodes {
+            for port in 0..lanes.len() {
+                let received = lanes[port].queue_pair.rx_burst(pool, &mut self.burst, self.budget);
+                if received == 0 {
+                    continue;
+                }
+                busy = true;
+                self.report.bursts += 1;
+                self.report.packets += received as u64;
+                self.report.full_bursts += u64::from(received == self.budget);
+                self.burst.iter_mut().for_each(|frame| frame.set_rx_ticks(now.0));
+                let (tsc, report, slots) = (&self.tsc, &mut *self.report, slots.as_deref());
+                let mut cx = Cx { now, tsc, pool, winding_down, lanes, report, slots };
+                program.receive(port, &mut self.burst, &mut cx);
+                self.burst.clear();
+            }
+            let (tsc, report, slots) = (&self.tsc, &mut *self.report, slots.as_deref());
+            let mut cx = Cx { now, tsc, pool, winding_down, lanes, report, slots };
+            busy |= program.turn(&mut cx);
+            cx.flush();
+        }
+        busy
+    }
+
+    /// Counts the turn and, if it moved something, how long it took.
+    #[inline]
+    fn account(&mut self, now: Ticks, busy: bool) {
+        self.report.turns += 1;
+        if busy {
+            let ticks = Tsc::now().since(now);
+            self.report.busy_turns += 1;
+            self.report.busy_ticks += ticks;
+            if self.latency {
+                self.report.latencies.record(TURN_SLOT, self.tsc.ns(ticks), 1);
+            }
+        }
+        if self.report.turns.is_multiple_of(DONE_EVERY) {
+            self.look_whether_done();
+        }
+    }
+
+    #[cold]
+    fn look_whether_done(&mut self) {
+        if !self.done && self.nodes.iter().all(|node| node.program.is_done()) {
+            self.done = true;
+            // ORDERING: Relaxed. A count that the control thread polls; nothing is handed over with it.
+            self.signals.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands the report to the reader who asked, and goes on in an empty one.
+    #[cold]
+    fn publish(&mut self) {
+        self.collect();
+        self.outbox.exchange(&mut self.report, |next, full| next.continue_from(full));
+    }
+
+    /// Brings the report up to date with what drivers and programs count.
+    fn collect(&mut self) {
+        self.report.taken = Tsc::now();
+        self.report.counters.clear();
+        for node in &self.nodes {
+            node.program.counters(&mut |name, count| self.report.counters.add(name, count));
+            for lane in &node.lanes {
+                let row = &mut self.report.queues[lane.row];
+                row.counters = lane.queue_pair.counters();
+                row.fault = lane.queue_pair.fault();
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What runs on the loop, and what the loop gives it.
+
+use arrayvec::ArrayVec;
+use pmd::port::{Burst, MAX_BURST, PortInfo, QueuePair};
+use pmd::{HomePool, Mbuf};
+
+use crate::stats::CoreReport;
+use crate::tsc::{Ticks, Tsc};
+
+/// Why a program cannot run on the ports it was given.
+pub type ProgramError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What runs on the loop: `l2fwd`, a traffic generator, a stack node, or your own.
+///
+/// All calls but `prepare` happen on the program's own core, between two polls: they must be bounded, and neither
+/// block, allocate, lock nor log. Ports are numbered from 0 in the order in which they were given to the program.
+///
+/// ```
+/// use engine::{Burst, Cx, Program};
+///
+/// /// Sends every frame back where it came from.
+/// struct Reflect;
+///
+/// impl Program for Reflect {
+///     fn receive(&mut self, port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
+///         cx.send_burst(port, burst);
+///     }
+/// }
+/// ```
+pub trait Program: Send {
+    /// The ports are open, the loop not yet running: look at them, allocate what is needed. Called once, on the
+    /// thread that starts the engine.
+    ///
+    /// # Errors
+    /// Any reason not to start; the engine's start returns it.
+    fn prepare(&mut self, _ports: &[PortInfo], _tsc: &Tsc) -> Result<(), ProgramError> {
+        Ok(())
+    }
+
+    /// A burst of at least one frame arrived on `port`. What the program leaves in `burst` is freed.
+    fn receive(&mut self, port: usize, burst: &mut Burst, cx: &mut Cx<'_>);
+
+    /// Once a turn, after all ports were polled: timers, traffic of its own. Returns whether it did something.
+    fn turn(&mut self, _cx: &mut Cx<'_>) -> bool {
+        false
+    }
+
+    /// Names of the latencies it records with [`Cx::record`], by slot.
+    fn latencies(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Shows each of its counters, as totals since the start.
+    fn counters(&self, _visit: &mut dyn FnMut(&'static str, u64)) {}
+
+    /// Whether it has nothing more to do of its own accord: a generator that sent all it should and waited for what
+    /// is still under way. Programs that only react are always done.
+    fn is_done(&self) -> bool {
+        true
+    }
+}
+
+/// One queue pair of a program, and what is to leave by it at the end of the turn.
+pub(crate) struct Lane {
+    pub queue_pair: Box<dyn QueuePair>,
+    /// Index of its row in the core's report.
+    pub row: usize,
+    staged: Box<Burst>,
+}
+
+impl Lane {
+    pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize) -> Self {
+        Self { queue_pair, row, staged: Box::default() }
+    }
+}
+
+/// What a program may do during a call.
+pub struct Cx<'a> {
+    /// When this turn began.
+    pub now: Ticks,
+    /// The clock's scale.
+    pub tsc: &'a Tsc,
+    /// The core's mbufs.
+    pub pool: &'a HomePool,
+    /// The engine is about to stop: start nothing new, finish what is under way.
+    pub winding_down: bool,
+    pub(crate) lanes: &'a mut [Lane],
+    pub(crate) report: &'a mut CoreReport,
+    /// The report's slot for each of the program's latencies; `None` when nothing is recorded.
+    pub(crate) slots: Option<&'a [usize]>,
+}
+
+impl Cx<'_> {
+    /// Number of ports.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Queues one frame to leave by `port` at the end of the turn. A frame that the transmit queue then has no room
+    /// for is dropped and counted (`tx_dropped`), as is one for a port that does not exist.
+    #[inline]
+    pub fn send(&mut self, port: usize, frame: Mbuf) {
+        let Some(lane) = self.lanes.get_mut(port) else { return self.drop("no_such_port", frame) };
+        if lane.staged.is_full() {
+            flush(lane, self.tsc, self.report, self.slots.is_some());
+        }
+        lane.staged.push(frame);
+    }
+
+    /// Queues a whole burst, as [`send`](Self::send) does one frame, and leaves it empty.
+    #[inline]
+    pub fn send_burst(&mut self, port: usize, burst: &mut Burst) {
+        let Some(lane) = self.lanes.get_mut(port) else {
+            burst.drain(..).for_each(|frame| self.drop("no_such_port", frame));
+            return;
+        };
+        if lane.staged.remaining_capacity() < burst.len() {
+            flush(lane, self.tsc, self.report, self.slots.is_some());
+        }
+        lane.staged.extend(burst.drain(..));
+    }
+
+    /// How many single-segment frames `port` can still take in this turn without dropping any.
+    #[inline]
+    pub fn room(&mut self, port: usize) -> usize {
+        let Some(lane) = self.lanes.get_mut(port) else { return 0 };
+        let staged = lane.staged.len();
+        (MAX_BURST - staged).min(lane.queue_pair.tx_room().saturating_sub(staged))
+    }
+
+    /// Records `count` values of `ns` nanoseconds in the program's latency `slot` (see [`Program::latencies`]).
+    #[inline]
+    pub fn record(&mut self, slot: usize, ns: u64, count: u64) {
+        if let Some(slot) = self.slots.and_then(|slots| slots.get(slot)) {
+            self.report.latencies.record(*slot, ns, count);
+        }
+    }
+
+    /// Frees a frame and counts it under `reason`.
+    #[inline]
+    pub fn drop(&mut self, reason: &'static str, frame: Mbuf) {
+        self.report.drops.add(reason, 1);
+        drop(frame);
+    }
+
+    /// Sends what is staged on all ports.
+    #[inline]
+    pub(crate) fn flush(&mut self) {
+        for lane in &mut *self.lanes {
+            if !lane.staged.is_empty() {
+                flush(lane, self.tsc, self.report, self.slots.is_some());
+            }
+        }
+    }
+}
+
+/// One `tx_burst`, one notification at most; what does not fit is dropped and counted.
+#[inline]
+fn flush(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, recording: bool) {
+    let stamps = if recording { stamps(&lane.staged) } else { ArrayVec::new() };
+    lane.queue_pair.tx_burst(&mut lane.staged);
+    report.queues[lane.row].tx_dropped += lane.staged.len() as u64;
+    lane.staged.clear();
+    if !stamps.is_empty() {
+        let now = Tsc::now();
+        for (rx_ticks, count) in stamps {
+            report.latencies.record(
+                crate::lcore::RESIDENCE_SLOT,
+                tsc.ns_between(Ticks(rx_ticks), now),
+                count,
+            );
+        }
+    }
+}
+
+/// The receive stamps of the frames, runs of equal ones counted together: one entry for a burst that was received
+/// together. Frames that were not received have none.
+#[inline]
+fn stamps(burst: &Burst) -> ArrayVec<(u64, u64), MAX_BURST> {
+    let mut runs: ArrayVec<(u64, u64), MAX_BURST> = ArrayVec::new();
+    for frame in burst {
+        match (frame.rx_ticks(), runs.last_mut()) {
+            (0, _) => {}
+            (ticks, Some((last, count))) if *last == ticks => *count += 1,
+            (ticks, _) => runs.push((ticks, 1)),
+        }
+    }
+    runs
+}
