@@ -17,7 +17,7 @@ fn queue(port: usize, rx_packets: u64, tx_packets: u64, tx_dropped: u64) -> Queu
         tx_bytes: tx_packets * 60,
         ..QueueCounters::default()
     };
-    QueueReport { port, queue: 0, counters, tx_dropped }
+    QueueReport { port, counters, tx_dropped, ..QueueReport::default() }
 }
 
 /// Two loops, two ports, one million frames back in two seconds, seven dropped.
