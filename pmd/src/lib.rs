@@ -7,6 +7,8 @@
 //!                         │                             └──► virtio/server ─► virtio/split    device side
 //!                         ▼
 //!          virtio/transport/{vfio, vhost_user, in_process}       mem/{region, pool, mbuf} under all
+//!                             │
+//!                             └──► vfio/{host, iommu, device, pci}
 //! ```
 //!
 //! This crate says nothing of IP, TCP or any stack above it.
@@ -21,6 +23,7 @@
 
 pub mod mem;
 pub mod port;
+pub mod vfio;
 pub mod virtio;
 
 pub use mem::{HomePool, Iova, Mbuf, Pool, Region};

@@ -3,11 +3,12 @@
 //! One region means one VFIO DMA mapping and one vhost-user memory region (backends accept only 8),
 //! and a memfd leaves nothing on disk when the process dies.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thiserror::Error;
 
@@ -156,6 +157,7 @@ pub struct Region {
     file: File,
     page: PageSize,
     carved_bytes: AtomicUsize,
+    shared: Mutex<Weak<dyn Any + Send + Sync>>,
 }
 
 /// A piece of a [`Region`], zeroed, never given back before the region itself goes.
@@ -214,7 +216,8 @@ impl Region {
             PageSize::Ordinary => RegionError::Reserve { len_bytes, step: "populate", source },
             _ => no_hugepages(len_bytes, page, config.numa_node),
         })?;
-        Ok(Self { map, file, page, carved_bytes: AtomicUsize::new(0) })
+        let shared = Mutex::new(Weak::<()>::new() as _);
+        Ok(Self { map, file, page, carved_bytes: AtomicUsize::new(0), shared })
     }
 
     /// Cuts off `len_bytes` zeroed bytes aligned to `align` (a power of two).
@@ -239,6 +242,26 @@ impl Region {
         // SAFETY: the piece ends within the mapping, as the filter above made sure.
         let ptr = unsafe { self.map.ptr().add(start_of(carved)) };
         Ok(Carved { ptr, iova: Iova(ptr as u64) })
+    }
+
+    /// The one thing that all devices of this region share as long as one of them is open, made by the first:
+    /// the IOMMU's address space that the region is mapped into.
+    ///
+    /// # Errors
+    /// What `make` gives.
+    pub(crate) fn shared<T, E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E>
+    where
+        T: Any + Send + Sync,
+    {
+        // Nothing can panic with the slot half written.
+        let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(there)) = slot.upgrade().map(Arc::downcast) {
+            return Ok(there);
+        }
+        let made = make()?;
+        let weak: Weak<T> = Arc::downgrade(&made);
+        *slot = weak;
+        Ok(made)
     }
 
     /// First byte of the mapping.
@@ -373,6 +396,17 @@ mod tests {
         let region = Region::new(config).unwrap();
         assert_ne!(region.page_size(), PageSize::Auto);
         region.carve(1 << 20, 4096).unwrap();
+    }
+
+    #[test]
+    fn what_is_shared_lives_as_long_as_its_users() {
+        let region = ordinary(4096);
+        let make = |value: u32| region.shared(|| Ok::<_, ()>(Arc::new(value))).unwrap();
+        let (first, second) = (make(1), make(2));
+        assert!(Arc::ptr_eq(&first, &second));
+        drop((first, second));
+        assert_eq!(*make(3), 3);
+        assert_eq!(region.shared::<u32, _>(|| Err("no")), Err("no"));
     }
 
     #[test]

@@ -10,11 +10,13 @@ use thiserror::Error;
 
 use super::{Port, PortInfo};
 use crate::mem::Region;
+use crate::vfio::{Host, PciAddress, VfioError};
 use crate::virtio::InitError;
 use crate::virtio::net::{Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::{EndTaken, Hub};
+use crate::virtio::transport::vfio::Vfio;
 use crate::virtio::transport::vhost_user::{ANSWER_WITHIN, VhostUser, VhostUserConfig, VhostUserError};
 use crate::virtio::transport::vhost_user_server::{ServerConfig, ServerError, VhostUserServer};
 
@@ -56,6 +58,7 @@ pub struct PortSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Loop { link: String, driver: bool },
+    Vfio(PciAddress),
     VhostUser { path: PathBuf },
     VhostUserServer { path: PathBuf },
 }
@@ -87,6 +90,9 @@ pub enum OpenError {
     /// The end of the link is open already.
     #[error(transparent)]
     EndTaken(#[from] EndTaken),
+    /// The PCI device could not be opened.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// There is no backend that can be driven.
     #[error(transparent)]
     VhostUser(#[from] VhostUserError),
@@ -103,7 +109,7 @@ pub enum OpenError {
     },
 }
 
-const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vhost-user:PATH, vhost-user-server:PATH";
+const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH";
 
 impl FromStr for PortSpec {
     type Err = SpecError;
@@ -126,6 +132,7 @@ impl FromStr for PortSpec {
                     }
                 }
             }
+            "vfio" => Kind::Vfio(address.parse().map_err(|error: VfioError| fail(error.to_string()))?),
             "vhost-user" | "vhost-user-server" if address.is_empty() => {
                 return Err(fail(format!("no path; the socket follows, as in {kind}:/run/x.sock")));
             }
@@ -216,6 +223,11 @@ impl PortSpec {
                 let info = self.served_info("virtio-net device (loop)", server::FEATURES, config);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
+            Kind::Vfio(address) => {
+                let transport = Arc::new(Vfio::open(*address, config.region, &Host::default())?);
+                let identity = self.identity("virtio-net (vfio)", config);
+                Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
+            }
             Kind::VhostUser { path } => {
                 let backend =
                     VhostUserConfig { path: path.clone(), queue_pairs: 1, answer_within: ANSWER_WITHIN };
@@ -266,10 +278,19 @@ mod tests {
         assert!(problem("eth0").contains("no kind; a port is one of loop:"));
         assert!(problem("pci:0").contains("no kind of port is called \"pci\""));
         assert!(problem("loop:c").contains("`a` or `b`"));
+        assert!(problem("vfio:eth0").contains("\"eth0\" is no PCI address; write it as lspci -D does"));
         assert!(problem("vhost-user:,mac=02:00:00:00:00:01").contains("as in vhost-user:/run/x.sock"));
         assert!(problem("loop:a,mtu=9").contains("option \"mtu=9\" is none of mac="));
         assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
         assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));
+    }
+
+    #[test]
+    fn pci_addresses_are_read_in_short_and_in_full() {
+        for text in ["vfio:0000:00:03.0", "vfio:00:03.0,mac=02:00:00:00:00:0a"] {
+            let spec: PortSpec = text.parse().unwrap();
+            assert_eq!(spec.kind, Kind::Vfio("0000:00:03.0".parse().unwrap()));
+        }
     }
 
     #[test]

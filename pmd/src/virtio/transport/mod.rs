@@ -10,6 +10,8 @@ pub(crate) mod in_process;
 mod notifier;
 #[allow(unsafe_code)]
 mod poll;
+#[allow(unsafe_code)]
+pub(crate) mod vfio;
 pub mod vhost_user;
 pub mod vhost_user_server;
 
