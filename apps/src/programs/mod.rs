@@ -2,6 +2,7 @@
 
 pub mod generator;
 pub mod l2fwd;
+pub mod rxonly;
 pub mod units;
 
 /// A pool of ordinary pages, of the calling thread.

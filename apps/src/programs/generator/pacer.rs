@@ -51,26 +51,27 @@ pub struct Pacer {
     credit: u128,
     most_credit: u128,
     forfeited: u128,
-    last: u64,
+    /// When it last earned; `None` before the clock started.
+    last: Option<u64>,
 }
 
 impl Pacer {
-    /// Starts to earn at `now`, for a clock of `ticks_per_second`. `dearest_units` is the cost of the dearest
-    /// frame: that much can be saved up besides, however slow the rate.
-    pub fn new(rate: Rate, dearest_units: u64, ticks_per_second: u64, now: u64) -> Self {
+    /// A clock of `ticks_per_second` that starts with the first call of [`earn`](Self::earn). `dearest_units` is
+    /// the cost of the dearest frame: that much can be saved up besides, however slow the rate.
+    pub fn new(rate: Rate, dearest_units: u64, ticks_per_second: u64) -> Self {
         let units_per_second = rate.units_per_second();
         let caught_up =
             u128::from(ticks_per_second) * u128::from(CATCH_UP_MS) / 1000 * u128::from(units_per_second);
         let most_credit = caught_up + u128::from(dearest_units) * u128::from(ticks_per_second);
-        Self { units_per_second, ticks_per_second, credit: 0, most_credit, forfeited: 0, last: now }
+        Self { units_per_second, ticks_per_second, credit: 0, most_credit, forfeited: 0, last: None }
     }
 
     /// Earns for the time since the last call. A clock that steps back earns nothing.
     #[inline]
     pub fn earn(&mut self, now: u64) {
-        let elapsed = now.saturating_sub(self.last);
-        self.last = self.last.max(now);
-        self.credit += u128::from(elapsed) * u128::from(self.units_per_second);
+        let last = self.last.unwrap_or(now);
+        self.last = Some(last.max(now));
+        self.credit += u128::from(now.saturating_sub(last)) * u128::from(self.units_per_second);
         if self.credit > self.most_credit {
             self.forfeited += self.credit - self.most_credit;
             self.credit = self.most_credit;
@@ -111,7 +112,8 @@ mod tests {
     fn run(rate: Rate, frame_bytes: usize, ticks: u64, mut step: impl FnMut() -> u64) -> (u64, Pacer) {
         let cost = rate.cost(frame_bytes);
         let (mut now, end) = (1 << 40, (1 << 40) + ticks);
-        let mut pacer = Pacer::new(rate, cost, HZ, now);
+        let mut pacer = Pacer::new(rate, cost, HZ);
+        pacer.earn(now);
         let mut sent = 0;
         while now < end {
             now = (now + step()).min(end);
@@ -154,7 +156,8 @@ mod tests {
 
     #[test]
     fn after_a_pause_at_most_the_catch_up_time_is_sent_at_once() {
-        let mut pacer = Pacer::new(Rate::Frames(1_000_000), 1, HZ, 0);
+        let mut pacer = Pacer::new(Rate::Frames(1_000_000), 1, HZ);
+        pacer.earn(0);
         pacer.earn(3 * HZ);
         let sent = (0..).take_while(|_| pacer.pay(1)).count();
         assert_eq!(sent as u64, 1_000 * CATCH_UP_MS + 1);
@@ -169,7 +172,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_earns_nothing() {
-        let mut pacer = Pacer::new(Rate::Frames(1_000), 1, HZ, HZ);
+        let mut pacer = Pacer::new(Rate::Frames(1_000), 1, HZ);
+        pacer.earn(HZ);
         pacer.earn(0);
         assert!(!pacer.pay(1));
         pacer.earn(HZ + HZ / 1000);
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn unlimited_frames_are_free() {
-        let mut pacer = Pacer::new(Rate::Unlimited, 0, HZ, 0);
+        let mut pacer = Pacer::new(Rate::Unlimited, 0, HZ);
         assert!((0..1_000).all(|_| pacer.pay(Rate::Unlimited.cost(60))));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pmd::{Burst, HomePool};
+use pmd::{Burst, HomePool, Mbuf};
 
 use super::pacer::{Pacer, Rate};
 use super::payload::{Payload, STAMP_MASK};
 use super::replay::Capture;
-use super::template::Template;
+use super::template::{Mac, Template};
 use super::tracker::Tracker;
 
 /// What is sent.
@@ -33,6 +33,30 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Frames of the sizes in `order`, over and over, from `source` to `destination` in `flows` flows.
+    pub fn made(order: &[usize], source: Mac, destination: Mac, flows: usize) -> Self {
+        let mut distinct = order.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        Source::Made {
+            sequence: order.iter().filter_map(|size| distinct.binary_search(size).ok()).collect(),
+            templates: distinct.iter().map(|&size| Template::new(source, destination, size)).collect(),
+            flows,
+        }
+    }
+
+    /// Its longest frame in bytes, without FCS.
+    pub fn longest_bytes(&self) -> usize {
+        match self {
+            Source::Made { templates, .. } => templates.iter().map(Template::len_bytes).max().unwrap_or(0),
+            Source::Replayed { capture, .. } => {
+                (0..capture.frames()).map(|index| capture.frame(index).0.len()).max().unwrap_or(0)
+            }
+        }
+    }
+}
+
 /// The frames of one port.
 #[derive(Debug)]
 pub struct Sender {
@@ -41,9 +65,10 @@ pub struct Sender {
     source: Source,
     rate: Rate,
     pacer: Pacer,
-    /// Ticks per second, and when the first frame (of this round of a capture) was due.
+    /// Ticks per second.
     hz: u64,
-    started: u64,
+    /// When the first frame, of this round of a capture, was due.
+    started: Option<u64>,
     /// Place in the sequence of sizes or in the capture.
     place: usize,
     flow: usize,
@@ -68,22 +93,29 @@ pub struct SenderConfig {
 }
 
 impl Sender {
-    /// A sender whose clock starts at `now`, on a counter of `hz` ticks a second.
-    pub fn new(config: SenderConfig, hz: u64, now: u64) -> Self {
+    /// A sender on a counter of `hz` ticks a second; its clock starts when it is first asked for frames.
+    pub fn new(config: SenderConfig, hz: u64) -> Self {
         let SenderConfig { port, run, source, rate, count } = config;
-        let (longest, once) = match &source {
-            Source::Made { templates, .. } => {
-                (templates.iter().map(Template::len_bytes).max().unwrap_or(0), u64::MAX)
-            }
-            Source::Replayed { capture, repeat, .. } => {
-                let longest =
-                    (0..capture.frames()).map(|index| capture.frame(index).0.len()).max().unwrap_or(0);
-                (longest, if *repeat { u64::MAX } else { capture.frames() as u64 })
-            }
+        let once = match &source {
+            Source::Replayed { capture, repeat: false, .. } => capture.frames() as u64,
+            Source::Replayed { .. } | Source::Made { .. } => u64::MAX,
         };
-        let pacer = Pacer::new(rate, rate.cost(longest), hz, now);
+        let pacer = Pacer::new(rate, rate.cost(source.longest_bytes()), hz);
         let left = count.unwrap_or(u64::MAX).min(once);
-        Self { port, run, source, rate, pacer, hz, started: now, place: 0, flow: 0, left, sent: 0, nombuf: 0 }
+        Self {
+            port,
+            run,
+            source,
+            rate,
+            pacer,
+            hz,
+            started: None,
+            place: 0,
+            flow: 0,
+            left,
+            sent: 0,
+            nombuf: 0,
+        }
     }
 
     /// Frames handed over so far.
@@ -91,7 +123,7 @@ impl Sender {
         self.sent
     }
 
-    /// Times the pool was empty when a frame was due.
+    /// Times no mbuf was there, or none long enough, when a frame was due.
     pub fn nombuf(&self) -> u64 {
         self.nombuf
     }
@@ -114,35 +146,33 @@ impl Sender {
     #[inline]
     pub fn fill(&mut self, now: u64, room: usize, pool: &HomePool, tracker: &mut Tracker, burst: &mut Burst) {
         self.pacer.earn(now);
+        let mut started = *self.started.get_or_insert(now);
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(room).min(burst.remaining_capacity());
         let before = burst.len();
         match &self.source {
             Source::Made { templates, sequence, flows } => {
-                let row = usize::from(self.port) * flows;
+                let first_row = usize::from(self.port) * flows;
                 for _ in 0..most {
                     let template = &templates[sequence[self.place]];
                     let cost = self.rate.cost(template.len_bytes());
                     if !self.pacer.pay(cost) {
                         break;
                     }
-                    let Some(mut mbuf) = pool.alloc() else {
+                    let Some(mbuf) = frame(pool, template.len_bytes(), |bytes| {
+                        let payload = Payload {
+                            run: self.run,
+                            sequence: tracker.next_sequence(first_row + self.flow),
+                            #[allow(clippy::cast_possible_truncation)] // at most 65,536 flows
+                            flow: self.flow as u16,
+                            port: self.port,
+                            stamp: now & STAMP_MASK,
+                        };
+                        template.fill(bytes, &payload);
+                    }) else {
                         self.pacer.refund(cost);
                         self.nombuf += 1;
                         break;
                     };
-                    // Sizes were compared with the data room at start, and a fresh mbuf is nobody else's.
-                    let frame = mbuf.append(template.len_bytes()).expect("a fresh mbuf holds every template");
-                    #[allow(clippy::cast_possible_truncation)] // at most 65,536 flows, checked at start
-                    let flow = self.flow as u16;
-                    let sequence_number = tracker.next_sequence(row + self.flow);
-                    let payload = Payload {
-                        run: self.run,
-                        sequence: sequence_number,
-                        flow,
-                        port: self.port,
-                        stamp: now & STAMP_MASK,
-                    };
-                    template.fill(frame, &payload);
                     burst.push(mbuf);
                     self.place = following(self.place, sequence.len());
                     self.flow = following(self.flow, *flows);
@@ -150,35 +180,43 @@ impl Sender {
             }
             Source::Replayed { capture, timed, .. } => {
                 for _ in 0..most {
-                    let (bytes, offset_ns) = capture.frame(self.place);
-                    if *timed && now.saturating_sub(self.started) < ticks(offset_ns, self.hz) {
+                    let (recorded, offset_ns) = capture.frame(self.place);
+                    if *timed && now.saturating_sub(started) < ticks(offset_ns, self.hz) {
                         break;
                     }
-                    let cost = self.rate.cost(bytes.len());
+                    let cost = self.rate.cost(recorded.len());
                     if !self.pacer.pay(cost) {
                         break;
                     }
-                    let Some(mut mbuf) = pool.alloc() else {
+                    let Some(mbuf) = frame(pool, recorded.len(), |bytes| bytes.copy_from_slice(recorded))
+                    else {
                         self.pacer.refund(cost);
                         self.nombuf += 1;
                         break;
                     };
-                    mbuf.append(bytes.len())
-                        .expect("a fresh mbuf holds every frame of the capture")
-                        .copy_from_slice(bytes);
                     burst.push(mbuf);
                     self.place = following(self.place, capture.frames());
                     if self.place == 0 {
                         // The next round starts when this one's last frame was due: no time adds up.
-                        self.started = now.min(self.started + ticks(capture.duration_ns(), self.hz));
+                        started = now.min(started.saturating_add(ticks(capture.duration_ns(), self.hz)));
                     }
                 }
             }
         }
+        self.started = Some(started);
         let filled = (burst.len() - before) as u64;
         self.sent += filled;
         self.left -= filled;
     }
+}
+
+/// A fresh mbuf of `len` bytes that `write` filled; none, and nothing written, if the pool is empty or its
+/// mbufs are shorter.
+#[inline]
+fn frame(pool: &HomePool, len: usize, write: impl FnOnce(&mut [u8])) -> Option<Mbuf> {
+    let mut mbuf = pool.alloc()?;
+    write(mbuf.append(len).ok()?);
+    Some(mbuf)
 }
 
 /// The index after `index` in a ring of `len`, without a division.

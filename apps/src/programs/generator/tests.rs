@@ -19,19 +19,14 @@ const HZ: u64 = 1_000_000_000;
 const RUN: u32 = 0xb1a5_0001;
 
 fn made(sizes: &Sizes, flows: usize) -> Source {
-    let order = sizes.sequence(1500).unwrap();
-    let mut distinct = order.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    Source::Made {
-        sequence: order.iter().map(|size| distinct.binary_search(size).unwrap()).collect(),
-        templates: distinct.iter().map(|&size| Template::new([2; 6], [4; 6], size)).collect(),
-        flows,
-    }
+    Source::made(&sizes.sequence(1500).unwrap(), [2; 6], [4; 6], flows)
 }
 
+/// A sender whose clock runs from 0.
 fn sender(source: Source, rate: Rate, count: Option<u64>) -> Sender {
-    Sender::new(SenderConfig { port: 0, run: RUN, source, rate, count }, HZ, 0)
+    let mut sender = Sender::new(SenderConfig { port: 0, run: RUN, source, rate, count }, HZ);
+    sender.fill(0, 0, &test_pool(1), &mut Tracker::new(0), &mut Burst::new());
+    sender
 }
 
 /// Everything the sender has due at `now`.

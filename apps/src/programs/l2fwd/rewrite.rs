@@ -14,7 +14,7 @@ pub const ETHERNET_BYTES: usize = 14;
 pub enum ForwardMode {
     /// Nothing: the frame is not looked at.
     Io,
-    /// Source becomes the sending port's address, destination 02:00:00:00:00:<sending port>.
+    /// Source becomes the sending port's address, destination 02:00:00:00:00:xx with the sending port's number.
     #[default]
     Mac,
     /// Source and destination change places.

@@ -1,0 +1,260 @@
+//! The generator on the loop: sends on every port, judges what every port receives, drains, and is finished.
+
+use std::sync::Arc;
+
+use engine::tsc::Tsc;
+use engine::{Burst, Cx, Program, ProgramError};
+use pmd::port::PortInfo;
+use thiserror::Error;
+
+use super::args::{Frames, GenConfig, MAX_FLOWS};
+use super::replay::{Capture, CaptureError};
+use super::sender::{Sender, SenderConfig, Source};
+use super::sink::{Sink, Verdict};
+use super::sizes::SizeError;
+use super::tracker::Tracker;
+
+/// Why the generator drops a received frame: it is not of this run.
+pub const FOREIGN: &str = "foreign";
+
+/// Most ports: a payload numbers them with 8 bits.
+const MAX_PORTS: usize = 256;
+
+/// Why nothing can be generated.
+#[derive(Debug, Error)]
+pub enum GenError {
+    /// No ports, or more than a payload can number.
+    #[error("gen needs 1 to {MAX_PORTS} ports, {ports} are given; add --port, such as --port loop:a")]
+    Ports {
+        /// How many there are.
+        ports: usize,
+    },
+    /// A flow count out of range.
+    #[error("gen has 1 to {MAX_FLOWS} flows on a port, {flows} are asked for")]
+    Flows {
+        /// What was asked for.
+        flows: usize,
+    },
+    /// A frame size that a port does not take.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// A capture that cannot be replayed.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A frame longer than an mbuf.
+    #[error(
+        "frames of {bytes} bytes do not fit the {room} bytes of an mbuf; send smaller ones (--size, --imix=LETTERS)"
+    )]
+    DataRoom {
+        /// Longest frame in bytes.
+        bytes: usize,
+        /// Data room of an mbuf in bytes.
+        room: usize,
+    },
+}
+
+/// Traffic generator and sink in one, for all ports of one core.
+#[derive(Debug)]
+pub struct Generator {
+    config: GenConfig,
+    run: u32,
+    phase: Phase,
+    senders: Vec<Sender>,
+    tracker: Tracker,
+    sink: Sink,
+    /// Replayed frames carry no numbers: what comes back is only counted.
+    is_replay: bool,
+    replay_received: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Until every sender is finished or the engine winds down.
+    Sending,
+    /// Until everything is back, or the given tick.
+    Draining { until: u64 },
+    /// The counts are final.
+    Finished,
+}
+
+impl Generator {
+    /// A generator that looks at its ports, and reads its capture, when the engine prepares it.
+    pub fn new(config: GenConfig) -> Self {
+        let is_replay = matches!(config.frames, Frames::Replayed { .. });
+        Self {
+            config,
+            run: random_run(),
+            phase: Phase::Sending,
+            senders: Vec::new(),
+            tracker: Tracker::new(0),
+            sink: Sink::new(0, 0, 0, 0),
+            is_replay,
+            replay_received: 0,
+        }
+    }
+
+    /// What each port sends, and how many flows that are. Logs what is odd about a capture.
+    fn sources(&self, ports: &[PortInfo]) -> Result<(Vec<Source>, usize), GenError> {
+        let room = self.config.data_room_bytes;
+        match &self.config.frames {
+            Frames::Made { sizes, flows, destination, source } => {
+                if !(1..=MAX_FLOWS).contains(flows) {
+                    return Err(GenError::Flows { flows: *flows });
+                }
+                let mut sources = Vec::with_capacity(ports.len());
+                for (number, port) in ports.iter().enumerate() {
+                    let order = sizes.sequence(usize::from(port.mtu))?;
+                    if let Some(&bytes) = order.iter().find(|&&bytes| bytes > room) {
+                        return Err(GenError::DataRoom { bytes, room });
+                    }
+                    let [low, ..] = number.to_le_bytes();
+                    let destination = destination.unwrap_or([2, 0, 0, 0, 0, low]);
+                    sources.push(Source::made(&order, source.unwrap_or(port.mac), destination, *flows));
+                }
+                Ok((sources, *flows))
+            }
+            Frames::Replayed { path, repeat, timed } => {
+                let mtu = ports.iter().map(|port| usize::from(port.mtu)).min().unwrap_or(0);
+                let capture = Arc::new(Capture::read(path, (mtu + 14).min(room))?);
+                if capture.cut_frames > 0 {
+                    log::warn!(
+                        "{} of {} frames of {} were cut when they were captured, and are sent as they are; \
+                         `tcpdump -s 0` captures whole frames",
+                        capture.cut_frames,
+                        capture.frames(),
+                        path.display(),
+                    );
+                }
+                let source = Source::Replayed { capture, repeat: *repeat, timed: *timed };
+                Ok((vec![source; ports.len()], 0))
+            }
+        }
+    }
+
+    /// Moves to the next phase when this one is over.
+    #[inline]
+    fn advance(&mut self, now: u64, cx: &Cx<'_>) {
+        match self.phase {
+            Phase::Sending => {
+                if cx.winding_down || self.senders.iter().all(Sender::is_finished) {
+                    let drain_ns = u64::try_from(self.config.drain.as_nanos()).unwrap_or(u64::MAX);
+                    self.phase = Phase::Draining { until: now.saturating_add(cx.tsc.ticks(drain_ns)) };
+                }
+            }
+            Phase::Draining { until } => {
+                // Of replayed frames nobody knows which are back.
+                let all_back = !self.is_replay && self.tracker.totals().missing() == 0;
+                if all_back || now >= until {
+                    self.phase = Phase::Finished;
+                }
+            }
+            Phase::Finished => {}
+        }
+    }
+}
+
+impl Program for Generator {
+    fn prepare(&mut self, ports: &[PortInfo], tsc: &Tsc) -> Result<(), ProgramError> {
+        if !(1..=MAX_PORTS).contains(&ports.len()) {
+            return Err(GenError::Ports { ports: ports.len() }.into());
+        }
+        let (sources, flows) = self.sources(ports)?;
+        let longest = sources.iter().map(Source::longest_bytes).max().unwrap_or(0);
+        let (run, rate, count, hz) = (self.run, self.config.rate, self.config.count, tsc.hz());
+        let senders = (0..=u8::MAX).zip(sources);
+        self.senders = senders
+            .map(|(port, source)| Sender::new(SenderConfig { port, run, source, rate, count }, hz))
+            .collect();
+        self.tracker = Tracker::new(ports.len() * flows);
+        self.sink = Sink::new(run, ports.len(), flows, longest);
+        Ok(())
+    }
+
+    fn receive(&mut self, _port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
+        if self.is_replay {
+            self.replay_received += burst.len() as u64;
+            burst.clear();
+            return;
+        }
+        let now = cx.now.0;
+        // Frames sent in one burst have one stamp: they are recorded together.
+        let (mut run_ticks, mut run_len) = (0, 0);
+        for frame in burst.drain(..) {
+            match self.sink.judge(&frame, now, &mut self.tracker) {
+                Verdict::Returned { ticks } if ticks == run_ticks => run_len += 1,
+                Verdict::Returned { ticks } => {
+                    if run_len > 0 {
+                        cx.record(ROUND_TRIP_SLOT, cx.tsc.ns(run_ticks), run_len);
+                    }
+                    (run_ticks, run_len) = (ticks, 1);
+                }
+                Verdict::Foreign => cx.drop(FOREIGN, frame),
+                Verdict::Repeated | Verdict::Corrupted => {}
+            }
+        }
+        if run_len > 0 {
+            cx.record(ROUND_TRIP_SLOT, cx.tsc.ns(run_ticks), run_len);
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
+        if self.phase == Phase::Finished {
+            return false;
+        }
+        // Not the turn's beginning: judging what was received may have taken longer than a frame's way.
+        let now = Tsc::now().0;
+        self.advance(now, cx);
+        if self.phase != Phase::Sending {
+            return false;
+        }
+        let mut burst = Burst::new();
+        let mut sent = false;
+        for (port, sender) in self.senders.iter_mut().enumerate() {
+            sender.fill(now, cx.room(port), cx.pool, &mut self.tracker, &mut burst);
+            if !burst.is_empty() {
+                sent = true;
+                cx.send_burst(port, &mut burst);
+            }
+        }
+        sent
+    }
+
+    fn latencies(&self) -> &'static [&'static str] {
+        if self.is_replay { &[] } else { &LATENCIES }
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let sum = |count: fn(&Sender) -> u64| self.senders.iter().map(count).sum::<u64>();
+        visit("sent", sum(Sender::sent));
+        if self.is_replay {
+            visit("received", self.replay_received);
+        } else {
+            let totals = self.tracker.totals();
+            let is_final = self.phase == Phase::Finished;
+            visit("received", totals.received);
+            visit("in_flight", if is_final { 0 } else { totals.missing() });
+            visit("lost", if is_final { totals.missing() } else { 0 });
+            visit("reordered", totals.reordered);
+            visit("duplicated", totals.duplicated);
+            visit("late", totals.late);
+            visit("corrupted", self.sink.corrupted());
+        }
+        visit("tx_nombuf", sum(Sender::nombuf));
+        visit("rate_missed", sum(Sender::forfeited));
+    }
+
+    fn is_done(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+}
+
+/// Slot of the one latency.
+const ROUND_TRIP_SLOT: usize = 0;
+const LATENCIES: [&str; 1] = [engine::latency::ROUND_TRIP];
+
+/// A number that no other run is likely to have: the standard library's hash keys are random.
+fn random_run() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
