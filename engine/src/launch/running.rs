@@ -50,6 +50,8 @@ pub struct Running {
     collector: Collector,
     threads: Vec<JoinHandle<Lcore>>,
     ports: Vec<Box<dyn Port>>,
+    /// Of all loops, until the queue pairs have given back what they held.
+    pools: Vec<Pool>,
 }
 
 impl Running {
@@ -74,8 +76,9 @@ impl Running {
         // ORDERING: Relaxed. Before any thread exists.
         signals.unfinished.store(lcores.len(), Ordering::Relaxed);
         let collector = Collector::new(tsc, labels, inboxes);
-        let mut running = Self { tsc, signals, collector, threads: Vec::new(), ports };
-        for (index, (lcore, pool)) in lcores.into_iter().zip(pools).enumerate() {
+        let mut running = Self { tsc, signals, collector, threads: Vec::new(), ports, pools };
+        for (index, lcore) in lcores.into_iter().enumerate() {
+            let pool = running.pools[index].clone();
             // On an error `running` is dropped, which stops what turns already.
             running.threads.push(spawn(index, lcore, pool)?);
         }
@@ -104,8 +107,13 @@ impl Running {
     #[must_use]
     pub fn is_done(&self) -> bool {
         // ORDERING: Relaxed. A count that is polled; nothing is handed over with it.
-        self.signals.unfinished.load(Ordering::Relaxed) == 0
-            || self.threads.iter().any(JoinHandle::is_finished)
+        self.signals.unfinished.load(Ordering::Relaxed) == 0 || self.has_died()
+    }
+
+    /// Whether a loop ended without being told to, which only a panic of its program does.
+    #[must_use]
+    pub fn has_died(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Asks the programs to finish what is under way, waits until they are done (at most `timeout`), and stops.
@@ -146,6 +154,7 @@ impl Running {
         }
         drop(lcores);
         self.ports.clear();
+        self.pools.clear();
         let snapshot = Box::new(snapshot);
         match (dead, refused) {
             (Some(lcore), _) => Err(StopError::Panicked { lcore, snapshot }),
