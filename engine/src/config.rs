@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-pub use limits::{BURST, MBUFS, RING, burst, descriptors, mbufs};
+pub use limits::{BURST, DEFAULT_DESCRIPTORS, MBUFS, RING, burst, descriptors, mbufs};
 pub use program::{ProgramOption, ProgramTable};
 
 use pmd::mem::PageSize;

@@ -14,6 +14,8 @@ pub const BURST: RangeInclusive<usize> = 1..=MAX_BURST;
 pub const MBUFS: RangeInclusive<usize> = 64..=1 << 22;
 /// Descriptors of a queue. virtio 1.2 §2.7: a power of two of at most 32,768.
 pub const RING: RangeInclusive<u16> = 8..=32_768;
+/// Descriptors of a queue if nothing is said.
+pub const DEFAULT_DESCRIPTORS: u16 = 1024;
 
 /// Checks a burst size.
 ///

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{CoreReport, Counters, Harvest, Inbox, QueueReport};
 use crate::latency::Latencies;
 use crate::tsc::Tsc;
+use pmd::port::QueueCounters;
 
 /// How a port is called in what is printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,14 +52,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Frames dropped anywhere, by reason: what loops and programs dropped, and the drivers' `rx_errors` and
-    /// `tx_errors` where there are any. (`rx_nombuf` counts buffers that were missing, not frames.)
+    /// Frames dropped anywhere, by reason: what programs dropped, `tx_dropped` for those that a full transmit queue
+    /// did not take, and the drivers' `rx_errors` and `tx_errors`. (`rx_nombuf` counts missing buffers, not frames.)
+    /// Reasons without a frame are left out.
     #[must_use]
     pub fn drops(&self) -> Counters {
         let mut drops = self.summed(|core| &core.total.drops);
-        for port in &self.ports {
-            let counters = &port.total.counters;
-            for (reason, count) in [("rx_errors", counters.rx_errors), ("tx_errors", counters.tx_errors)] {
+        for PortSnapshot { total, .. } in &self.ports {
+            let QueueCounters { rx_errors, tx_errors, .. } = total.counters;
+            for (reason, count) in
+                [("tx_dropped", total.tx_dropped), ("rx_errors", rx_errors), ("tx_errors", tx_errors)]
+            {
                 if count > 0 {
                     drops.add(reason, count);
                 }
@@ -71,6 +75,14 @@ impl Snapshot {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.summed(|core| &core.total.counters)
+    }
+
+    /// Makes the interval of this snapshot begin where that of `earlier`, the one before it, began.
+    pub fn extend_interval(&mut self, earlier: &Snapshot) {
+        self.interval += earlier.interval;
+        for (core, earlier) in self.cores.iter_mut().zip(&earlier.cores) {
+            core.interval.merge(&earlier.interval);
+        }
     }
 
     /// The histograms of all cores since the start, merged by name.
@@ -282,6 +294,22 @@ mod tests {
             assert_eq!(snapshot.drops().iter().collect::<Vec<_>>(), [("tx_full", round + 1)]);
             assert_eq!(snapshot.ports[0].total.counters.rx_packets, 10 * (round + 1));
         }
+    }
+
+    #[test]
+    fn two_intervals_can_be_made_one() {
+        let (mut collector, mut loops) = engine(1);
+        let (outbox, mut report) = loops.pop().unwrap();
+        let mut snapshots = [1, 2].map(|_| {
+            collector.cores[0].inbox.request();
+            turn(&outbox, &mut report);
+            collector.collect(SOON)
+        });
+        let lengths = snapshots[0].interval + snapshots[1].interval;
+        let [first, second] = &mut snapshots;
+        second.extend_interval(first);
+        assert_eq!(second.cores[0].interval.get("turn").unwrap().len(), 20);
+        assert_eq!(second.interval, lengths);
     }
 
     #[test]
