@@ -1,5 +1,17 @@
 //! The programs of the `bywash` command as a library, so that tests and benchmarks run the very same code.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`programs`] | what runs on the loop: l2fwd, the generator, rxonly |
+//! | [`cli`] | what can be typed, merged with the configuration file |
+//! | [`commands`] | which program runs where, one file a subcommand |
+//! | [`session`] | one run: start, show, stop, report |
+//! | [`output`] | text, JSON and files from what was measured |
+//! | [`doctor`] | what is wrong with this machine |
 
+pub mod cli;
+pub mod commands;
 pub mod doctor;
 pub mod output;
 pub mod programs;
+pub mod session;

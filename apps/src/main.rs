@@ -1,2 +1,7 @@
 //! The `bywash` command.
-fn main() {}
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    bywash::cli::main(std::env::args_os())
+}

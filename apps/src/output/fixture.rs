@@ -34,7 +34,6 @@ pub fn snapshot() -> Snapshot {
     }
     let mut forwarder = CoreReport::new(1, Some(1), &[(1, 0)], &[RESIDENCE, TURN]);
     forwarder.queues[0] = queue(1, 1_000_007, 1_000_000, 7);
-    forwarder.drops.add("tx_full", 7);
     for (ns, count) in [(300, 900_000), (450, 99_000), (9_000, 1_007)] {
         forwarder.latencies.record(0, ns, count);
         forwarder.latencies.record(1, ns / 2, count / 32);

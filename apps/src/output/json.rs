@@ -44,6 +44,7 @@ struct Port<'a> {
     #[serde(flatten)]
     counters: Named<'a, u64>,
     tx_dropped: u64,
+    fault: Option<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -89,6 +90,7 @@ impl<'a> Port<'a> {
             driver: &port.label.driver,
             counters: Named(port.total.counters.iter().collect()),
             tx_dropped: port.total.tx_dropped,
+            fault: port.total.fault.map(|fault| fault.to_string()),
         }
     }
 }
@@ -190,10 +192,11 @@ mod tests {
     #[test]
     fn it_parses_and_has_drops_ports_and_cores() {
         let value: serde_json::Value = serde_json::from_str(&text(&fixture::summary())).unwrap();
-        assert_eq!(value["drops"], serde_json::json!({"tx_full": 7}));
+        assert_eq!(value["drops"], serde_json::json!({"tx_dropped": 7}));
         assert_eq!(value["ports"][1]["name"], "loop:b");
         assert_eq!(value["ports"][1]["rx_packets"], 1_000_007);
         assert_eq!(value["ports"][1]["tx_dropped"], 7);
+        assert_eq!(value["ports"][1]["fault"], serde_json::Value::Null);
         assert_eq!(value["cores"][0]["busy"], 0.75);
         assert_eq!(value["cores"][1]["latency_ns"]["residence"]["count"], 1_000_007);
         assert_eq!(value["counters"]["sent"], 1_000_007);

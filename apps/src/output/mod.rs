@@ -20,6 +20,8 @@ pub mod rates;
 pub mod totals;
 pub mod units;
 
+use std::time::Duration;
+
 use engine::latency::Latencies;
 use engine::stats::{Counters, PortSnapshot, Snapshot};
 
@@ -63,6 +65,8 @@ pub struct Summary {
     pub program: &'static str,
     /// Everything the engine knows, at the end of the run.
     pub snapshot: Snapshot,
+    /// How long the run was, without the wait for the last frames.
+    pub measured: Duration,
     /// Frames that count as the result: received on the result ports.
     pub packets: u64,
     /// Their bytes, without frame check sequence.
@@ -95,6 +99,7 @@ impl Summary {
             latencies: snapshot.latencies(),
             drops: snapshot.drops(),
             counters: snapshot.counters(),
+            measured: snapshot.elapsed,
             snapshot,
         }
     }
@@ -102,7 +107,7 @@ impl Summary {
     /// Length of the run in seconds.
     #[must_use]
     pub fn seconds(&self) -> f64 {
-        self.snapshot.elapsed.as_secs_f64()
+        self.measured.as_secs_f64()
     }
 
     /// Result frames per second.

@@ -35,6 +35,12 @@ impl Progress {
         }
     }
 
+    /// Whether anything is ever written.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.shown
+    }
+
     /// Rewrites the line.
     pub fn show(&mut self, snapshot: &Snapshot) {
         let packets = result_packets(snapshot, &self.result_ports);

@@ -46,13 +46,20 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
         alarming(dropped, &dropped.to_string(), colour)
     );
 
+    for port in &summary.snapshot.ports {
+        if let Some(fault) = port.total.fault {
+            let stopped = format!("port {} stopped: {fault}", port.total.port);
+            let _ = writeln!(text, "{}  {}", colour.heading("fault  "), colour.paint("1;31", &stopped));
+        }
+    }
+
     for core in &summary.snapshot.cores {
         let total = &core.total;
-        let place = total.cpu.map_or_else(|| "not pinned".to_string(), |cpu| format!("cpu {cpu}"));
+        let place = total.cpu.map_or_else(|| ", not pinned".to_string(), |cpu| format!(" on cpu {cpu}"));
         let ran = total.taken.since(total.started);
         let _ = write!(
             text,
-            "{}  lcore {} on {place}: {} busy, {} packets a burst",
+            "{}  lcore {}{place}: {} busy, {} packets a burst",
             colour.heading("core   "),
             total.lcore,
             units::percent(total.busy_ticks, ran),
@@ -90,7 +97,7 @@ mod tests {
         let expected = "\
 rate     1000000 packets in 2.00 s  (500 kpps, 240 Mbit/s)
 frames   7 lost, 0 reordered, 0 duplicated
-dropped  7  (tx_full 7)
+dropped  7  (tx_dropped 7)
 core     lcore 0 on cpu 0: 75.0 % busy, 25.0 packets a burst, 3150 ticks a packet
 core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets a burst, 3150 ticks a packet
 ";
@@ -98,11 +105,13 @@ core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets a burst, 3150 ticks a packe
     }
 
     #[test]
-    fn a_silent_core_and_losses_stand_out() {
+    fn faults_silent_cores_and_losses_stand_out() {
         let mut summary = fixture::summary();
+        summary.snapshot.ports[1].total.fault = Some(pmd::port::QueueFault::UsedIdNotOutstanding { id: 9 });
         summary.snapshot.cores[1].silent = true;
         let text = text(&summary, Colour::Ansi);
         assert!(text.contains("\x1b[1;31mdid not answer"), "{text}");
+        assert!(text.contains("port 1 stopped: device returned descriptor 9"), "{text}");
         assert!(text.contains("\x1b[1;31m7 lost"), "{text}");
         assert!(text.contains("\x1b[32m0 reordered"), "{text}");
     }

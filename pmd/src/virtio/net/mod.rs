@@ -196,7 +196,4 @@ impl Drop for NetQueuePair {
 }
 
 #[cfg(test)]
-#[allow(unsafe_code)]
-mod lying_device;
-#[cfg(test)]
 mod tests;

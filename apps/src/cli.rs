@@ -1,0 +1,171 @@
+//! The command line: what can be typed, checked, and merged with the configuration file.
+//!
+//! ```text
+//!   typed text ─► clap ─► is there --config? ─► its program table becomes flags ─► clap ─► Cli
+//!                                └────────────► [engine], [[port]] ──────────────────────► Settings
+//! ```
+//!
+//! What is typed wins over the file; what stands in neither is the engine's default.
+
+pub mod failure;
+mod file;
+pub mod flags;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+pub use file::parse;
+pub use flags::{EngineFlags, OutputFlags, PortFlags, Settings};
+
+use crate::doctor;
+use crate::programs::generator::GenArgs;
+use crate::programs::l2fwd::L2fwdArgs;
+use crate::programs::rxonly::RxOnlyArgs;
+use crate::programs::{generator, l2fwd, rxonly};
+
+/// Programs that may have a table in the configuration file.
+pub const PROGRAMS: [&str; 4] = ["demo", "l2fwd", "gen", "rxonly"];
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.";
+
+const OVERVIEW: &str = "\
+Port strings:
+  vfio:0000:00:03.0              virtio-net PCI device bound to vfio-pci
+  vhost-user:/run/x.sock         we are the driver of a vhost-user backend
+  vhost-user-server:/run/x.sock  we are the device, for QEMU, DPDK or another bywash
+  loop:a, loop:b                 two ends of a virtqueue pair in this process
+
+Examples:
+  bywash demo                                          five seconds, no NIC, no root
+  bywash doctor                                        what this machine is ready for
+  bywash l2fwd --port vfio:0000:00:03.0 --port vfio:0000:00:04.0 -l 1 --stats-period 1
+  bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
+
+Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.
+Log messages go to standard error; BYWASH_LOG=debug shows more of them.";
+
+/// A user-space packet engine: frames of a NIC, a guest or a file, past the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "bywash", version, about, after_help = OVERVIEW, max_term_width = 100)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the engine at work: a generator, a virtqueue pair, a forwarder, and back; no NIC, no root
+    Demo(Demo),
+    /// Forward frames between pairs of ports
+    L2fwd(L2fwd),
+    /// Generate traffic and judge what comes back: loss, order, round trip
+    Gen(Gen),
+    /// Receive, count and discard
+    Rxonly(RxOnly),
+    /// Say what keeps a port from opening on this machine, and the command that fixes it
+    Doctor(doctor::Args),
+}
+
+/// `bywash demo`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{DEMO_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct Demo {
+    /// What the forwarder does to the frames.
+    #[command(flatten)]
+    pub l2fwd: L2fwdArgs,
+    /// What the generator sends.
+    #[command(flatten)]
+    pub traffic: GenArgs,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+const DEMO_EXAMPLES: &str = "\
+A traffic generator sends into loop:a, a forwarder takes the frames out of loop:b and sends them back; both ends are
+virtqueues in shared memory, as with a real device. With two cores (-l, or more than two in the machine) each of them
+has its own, with one they share a loop.
+
+Examples:
+  bywash demo                          as fast as it goes, five seconds
+  bywash demo -l 0,1                   generator and forwarder on a core each
+  bywash demo --rate 500k --seconds 20 at a rate that leaves room: short round trips
+  bywash demo --imix --hgrm demo.hgrm  mixed sizes; the latency distribution into files
+  bywash demo --json | jq .latency_ns.round_trip";
+
+/// `bywash l2fwd`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", l2fwd::EXAMPLES))]
+pub struct L2fwd {
+    /// What happens to the frames.
+    #[command(flatten)]
+    pub args: L2fwdArgs,
+    /// Where they come from and go to.
+    #[command(flatten)]
+    pub ports: PortFlags,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// `bywash gen`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", generator::EXAMPLES))]
+pub struct Gen {
+    /// What to send.
+    #[command(flatten)]
+    pub args: GenArgs,
+    /// Where to.
+    #[command(flatten)]
+    pub ports: PortFlags,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// `bywash rxonly`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", rxonly::EXAMPLES))]
+pub struct RxOnly {
+    /// Flags of its own.
+    #[command(flatten)]
+    pub args: RxOnlyArgs,
+    /// Where frames come from.
+    #[command(flatten)]
+    pub ports: PortFlags,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Runs the command line `arguments` (the program's name first) and returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("BYWASH_LOG", "warn"))
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    match parse(arguments).and_then(|(cli, file)| crate::commands::run(cli.command, file)) {
+        Ok(code) => code,
+        Err(failure) => failure.show(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

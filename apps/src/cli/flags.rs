@@ -1,0 +1,161 @@
+//! Flags that all programs share, and the settings that they and the configuration file come to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engine::Engine;
+use engine::config::{self, Config, Cores, EngineTable, PortTable};
+
+use super::Failure;
+
+/// Which ports.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Ports")]
+pub struct PortFlags {
+    /// Port to open, repeatable; the order counts. Replaces the ports of the configuration file
+    #[arg(long = "port", value_name = "SPEC")]
+    pub ports: Vec<String>,
+}
+
+/// Cores, bursts, rings, memory.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineFlags {
+    /// Processors to run on, such as 1,3-5; without it one loop that the kernel places
+    #[arg(short = 'l', long, value_name = "LIST")]
+    pub cores: Option<Cores>,
+
+    /// Configuration file in TOML; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Most frames taken from a queue per turn, 1 to 64 [default: 64]
+    #[arg(long, value_name = "N", value_parser = number(config::burst))]
+    pub burst: Option<usize>,
+
+    /// Descriptors of each receive queue, a power of two [default: 1024]
+    #[arg(long, value_name = "N", value_parser = number(config::descriptors))]
+    pub rxd: Option<u16>,
+
+    /// Descriptors of each transmit queue, a power of two [default: 1024]
+    #[arg(long, value_name = "N", value_parser = number(config::descriptors))]
+    pub txd: Option<u16>,
+
+    /// Packet buffers in all [default: what the queues hold, and 2048 a core]
+    #[arg(long, value_name = "N", value_parser = number(config::mbufs))]
+    pub mbufs: Option<usize>,
+}
+
+/// How long, and what is shown.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Run and output")]
+pub struct OutputFlags {
+    /// Stop after this many seconds [default: 5 for demo, else when interrupted]
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+
+    /// Print port statistics and latencies every so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub stats_period: Option<Duration>,
+
+    /// Write latencies of each interval (--stats-period, or 1 s) as an HdrHistogram interval log
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+
+    /// Write the latency distribution as an HdrHistogram percentile table, in µs; further latencies beside it
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+
+    /// Print one JSON object at the end, and nothing else on standard output
+    #[arg(long)]
+    pub json: bool,
+
+    /// No progress line, no plot
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// A parser of a number that `check` accepts.
+fn number<T: Clone + Send + Sync + 'static>(
+    check: fn(i64) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().map_err(|_| format!("`{text}` is not a whole number"))?;
+        check(number)
+    }
+}
+
+/// Seconds, fractions allowed, from a millisecond to a year.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const YEAR: f64 = 365.0 * 86_400.0;
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.001..=YEAR).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("use a number of seconds such as 5 or 0.5, at least 0.001".to_string()),
+    }
+}
+
+/// What the shared flags and the configuration file come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Engine-wide values.
+    pub engine: EngineTable,
+    /// Ports to open.
+    pub ports: Vec<PortTable>,
+}
+
+impl Settings {
+    /// Flags over file.
+    #[must_use]
+    pub fn new(flags: &EngineFlags, ports: &[String], file: Config) -> Settings {
+        let typed = EngineTable {
+            cores: flags.cores.clone(),
+            burst: flags.burst,
+            mbufs: flags.mbufs,
+            rxd: flags.rxd,
+            txd: flags.txd,
+            ..EngineTable::default()
+        };
+        let ports = if ports.is_empty() { file.ports } else { ports.iter().map(PortTable::new).collect() };
+        Settings { engine: typed.or(file.engine), ports }
+    }
+
+    /// The same, insisting on a port.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if there is none.
+    pub fn with_ports(self, program: &str) -> Result<Settings, Failure> {
+        if self.ports.is_empty() {
+            let advice = format!(
+                "{program} needs a port; give --port SPEC (such as --port vhost-user:/tmp/x.sock) or [[port]] in a \
+                 --config file, or run `bywash demo`, which needs none"
+            );
+            return Err(Failure::usage(advice));
+        }
+        Ok(self)
+    }
+
+    /// An engine of these values, its ports added; and the processors, one entry a loop, `None` for a loop that the
+    /// kernel places.
+    #[must_use]
+    pub fn engine(&self) -> (Engine, Vec<Option<usize>>) {
+        let mut engine = Engine::builder();
+        let EngineTable { cores, burst, mbufs, rxd, txd, page_size, node } = &self.engine;
+        if let Some(burst) = burst {
+            engine.burst(*burst);
+        }
+        if let Some(mbufs) = mbufs {
+            engine.mbufs(*mbufs);
+        }
+        engine.memory(page_size.unwrap_or_default(), *node);
+        for port in &self.ports {
+            let default = config::DEFAULT_DESCRIPTORS;
+            engine.descriptors(port.rxd.or(*rxd).unwrap_or(default), port.txd.or(*txd).unwrap_or(default));
+            engine.port(port.spec.clone());
+        }
+        let cpus = match cores {
+            Some(cores) => cores.as_slice().iter().copied().map(Some).collect(),
+            None => vec![None],
+        };
+        (engine, cpus)
+    }
+}

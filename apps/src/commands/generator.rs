@@ -1,0 +1,26 @@
+//! `bywash gen`: traffic out of every port, and what comes back judged.
+
+use std::process::ExitCode;
+
+use engine::config::Config;
+use engine::latency::ROUND_TRIP;
+
+use crate::cli::{Failure, Gen, Settings};
+use crate::programs::generator::Generator;
+use crate::session::Session;
+
+pub(super) fn run(args: &Gen, file: Config) -> Result<ExitCode, Failure> {
+    let settings = Settings::new(&args.engine, &args.ports.ports, file).with_ports("gen")?;
+    let (mut engine, cpus) = settings.engine();
+    if cpus.len() > 1 {
+        log::warn!("gen runs all ports on one core, the first of the {} given", cpus.len());
+    }
+    let config = args.args.config();
+    let drain = config.drain;
+    let lcore = engine.lcore(cpus[0]);
+    let generator = Generator::new(config);
+    let ports: Vec<usize> = (0..settings.ports.len()).collect();
+    engine.program(lcore, generator, ports.clone());
+    let session = Session { result_ports: ports, ends_itself: true, drain, ..Session::of("gen", ROUND_TRIP) };
+    session.run(engine, &args.output)
+}
