@@ -11,10 +11,10 @@
 
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::mbuf::NoRoom;
 use super::pool::PoolInner;
+use super::pool::sync::{AtomicU32, Ordering, fence};
 use super::region::Iova;
 
 /// What a frame asks of the device that sends it, or what the device that received it found out, in the
@@ -54,6 +54,7 @@ pub(super) struct Element {
     pub offload: Offload,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Element>() == 64);
 
 /// An owning handle to one frame, or to one segment of it; gives itself back to its pool on drop.

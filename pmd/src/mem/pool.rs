@@ -18,115 +18,20 @@
 //! memory goes when the last handle is dropped **and** every element is back; if some are still out then,
 //! the memory is kept for good and a warning says so.
 
-use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use memmap2::{Advice, MmapMut, MmapRaw};
-use thiserror::Error;
 
 use super::element::{Element, Mbuf, Offload};
-use super::region::{Region, RegionError};
-use sync::{AtomicU64, Ordering};
+use super::region::Region;
+use sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, OwnerCell};
 
-mod sync {
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
-}
+mod config;
+pub(super) mod sync;
 
-/// What a pool holds.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolConfig {
-    /// Number of mbufs.
-    pub mbufs: usize,
-    /// Free bytes in front of the data of a fresh mbuf; at least 64, since a device's packet header goes there.
-    pub headroom_bytes: u32,
-    /// Bytes for data behind the headroom.
-    pub data_room_bytes: u32,
-}
-
-impl Default for PoolConfig {
-    fn default() -> Self {
-        Self { mbufs: 8192, headroom_bytes: 128, data_room_bytes: 2048 }
-    }
-}
-
-impl PoolConfig {
-    const MAX_DATA_ROOM_BYTES: u32 = 64 << 10;
-    const MAX_MBUFS: usize = 1 << 24;
-
-    /// Bytes between two data rooms: an odd number of cache lines, so that the hot first lines of the rooms
-    /// spread over all sets of the cache.
-    fn stride_bytes(&self) -> usize {
-        let lines = ((self.headroom_bytes + self.data_room_bytes) as usize).div_ceil(64);
-        (lines | 1) * 64
-    }
-
-    /// Bytes of a [`Region`] that the pool will carve.
-    #[must_use]
-    pub fn region_bytes(&self) -> usize {
-        self.mbufs * self.stride_bytes()
-    }
-
-    /// Whether such a pool can be.
-    ///
-    /// # Errors
-    /// [`PoolError::OutOfRange`].
-    pub fn check(&self) -> Result<(), PoolError> {
-        let in_range = |what, value: usize, least: usize, most: usize| {
-            if (least..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(PoolError::OutOfRange { what, value, least, most })
-            }
-        };
-        in_range("mbufs", self.mbufs, 1, Self::MAX_MBUFS)?;
-        in_range("headroom_bytes", self.headroom_bytes as usize, 64, 4096)?;
-        let most = Self::MAX_DATA_ROOM_BYTES as usize;
-        in_range("data_room_bytes", self.data_room_bytes as usize, 64, most)
-    }
-}
-
-/// Why there is no pool, or no home.
-#[derive(Debug, Error)]
-pub enum PoolError {
-    /// A number of the configuration is out of range.
-    #[error("{what} is {value}, must be {least} to {most}")]
-    OutOfRange {
-        /// Which number.
-        what: &'static str,
-        /// What it is.
-        value: usize,
-        /// Its least value.
-        least: usize,
-        /// Its greatest value.
-        most: usize,
-    },
-    /// The data rooms do not fit in the region.
-    #[error(transparent)]
-    Region(#[from] RegionError),
-    /// No private memory for the metadata.
-    #[error("cannot allocate the metadata of {mbufs} mbufs")]
-    Metadata {
-        /// How many.
-        mbufs: usize,
-        /// errno of `mmap`.
-        source: std::io::Error,
-    },
-    /// Another thread is the pool's home.
-    #[error("another thread is this pool's home; each core needs a pool of its own")]
-    Adopted,
-}
-
-/// Where a pool's mbufs are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolLevels {
-    /// All of them.
-    pub mbufs: usize,
-    /// On the home stack or in the return ring: free.
-    pub free: usize,
-}
+pub use config::{PoolConfig, PoolError, PoolLevels};
 
 /// A foreign-freed element on its way home.
 struct Returned(NonNull<Element>);
@@ -143,7 +48,7 @@ pub(super) struct PoolInner {
     elements: MmapRaw,
     mbufs: usize,
     /// Free elements. Touched only by the owner, or by the last handle's drop.
-    stack: UnsafeCell<Stack>,
+    stack: OwnerCell<Stack>,
     returns: ArrayQueue<Returned>,
     _region: Arc<Region>,
 }
@@ -169,15 +74,10 @@ impl Stack {
     }
 }
 
-thread_local! {
-    /// This thread's token; 0 until it adopts its first pool.
-    static TOKEN: Cell<u64> = const { Cell::new(0) };
-}
-
 impl PoolInner {
     #[inline]
     fn is_home(&self) -> bool {
-        let token = TOKEN.get();
+        let token = sync::token();
         // ORDERING: Relaxed. If the value is our token then we wrote it; any other value says no.
         token != 0 && self.owner.load(Ordering::Relaxed) == token
     }
@@ -187,7 +87,7 @@ impl PoolInner {
     pub(super) fn free(&self, element: NonNull<Element>) {
         if self.is_home() {
             // SAFETY: we are the owner thread, and no borrow of the stack lives across a call.
-            unsafe { (*self.stack.get()).push(element) }
+            unsafe { self.stack.with(|stack| stack.push(element)) }
         } else {
             self.free_foreign(element);
         }
@@ -217,7 +117,7 @@ impl PoolInner {
         for _ in 0..self.mbufs {
             let Some(Returned(element)) = self.returns.pop() else { break };
             // SAFETY: as the caller promised; the borrow ends with the statement.
-            unsafe { (*self.stack.get()).push(element) }
+            unsafe { self.stack.with(|stack| stack.push(element)) }
         }
     }
 }
@@ -247,7 +147,7 @@ impl Drop for PoolShared {
         // SAFETY: the last handle: no owner is left and none can come.
         let home = unsafe {
             inner.drain_returns();
-            (*inner.stack.get()).len
+            inner.stack.with(|stack| stack.len)
         };
         if home == inner.mbufs {
             // SAFETY: made by Box::into_raw in Pool::new; every element is home, so no Mbuf points here, and
@@ -294,7 +194,7 @@ impl Pool {
             rooms,
             elements: MmapRaw::from(map),
             mbufs,
-            stack: UnsafeCell::new(Stack { slots: vec![std::ptr::null_mut(); mbufs].into(), len: 0 }),
+            stack: OwnerCell::new(Stack { slots: vec![std::ptr::null_mut(); mbufs].into(), len: 0 }),
             returns: ArrayQueue::new(mbufs),
             _region: Arc::clone(region),
         });
@@ -309,17 +209,13 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Adopted`] while another home exists.
     pub fn adopt(&self) -> Result<HomePool, PoolError> {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-        if TOKEN.get() == 0 {
-            // ORDERING: Relaxed. The numbers need only differ.
-            TOKEN.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        }
+        let token = sync::make_token();
         // ORDERING: Acquire. The former home's pushes and pops come before ours.
         //           Partner: the Release in HomePool::drop.
         self.0
             .inner()
             .owner
-            .compare_exchange(0, TOKEN.get(), Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(0, token, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|_| PoolError::Adopted)?;
         Ok(HomePool { pool: self.clone(), _home_thread_only: PhantomData })
     }
@@ -348,7 +244,7 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
             next: None,
             direct: None,
             rx_ticks: 0,
-            refcnt: 1.into(),
+            refcnt: AtomicU32::new(1),
             data_off: pool.headroom_bytes,
             len: 0,
             offload: Offload::default(),
@@ -357,7 +253,7 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
         // stack yet.
         unsafe {
             element.as_ptr().write(fresh);
-            (*pool.stack.get()).push(element);
+            pool.stack.with(|stack| stack.push(element));
         }
     }
 }
@@ -402,7 +298,7 @@ impl HomePool {
     fn available(&self, wanted: usize) -> usize {
         let inner = self.inner();
         // SAFETY: we are the owner thread; plain read.
-        let len = || unsafe { (*inner.stack.get()).len };
+        let len = || unsafe { inner.stack.with(|stack| stack.len) };
         if len() < wanted {
             // SAFETY: we are the owner thread.
             unsafe { inner.drain_returns() };
@@ -415,7 +311,7 @@ impl HomePool {
         let inner = self.inner();
         // SAFETY: we are the owner thread, the borrow ends with the statement, and an element on the stack
         // is initialised and owned by nobody.
-        let mut mbuf = unsafe { (*inner.stack.get()).pop().map(|element| Mbuf::from_element(element))? };
+        let mut mbuf = unsafe { Mbuf::from_element(inner.stack.with(Stack::pop)?) };
         mbuf.reset(inner.headroom_bytes);
         Some(mbuf)
     }
@@ -432,7 +328,7 @@ impl HomePool {
     pub fn levels(&self) -> PoolLevels {
         let inner = self.inner();
         // SAFETY: we are the owner thread; plain read.
-        let stacked = unsafe { (*inner.stack.get()).len };
+        let stacked = unsafe { inner.stack.with(|stack| stack.len) };
         PoolLevels { mbufs: inner.mbufs, free: stacked + inner.returns.len() }
     }
 }
@@ -445,5 +341,8 @@ impl Drop for HomePool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -91,13 +91,15 @@ impl Port for ServerPort {
 struct Served {
     follower: Follower,
     queue: Option<DeviceQueue>,
+    /// Whether a frame for the driver may span several of its buffers.
+    mergeable: bool,
     /// Faults of queues that were since set up anew.
     faults: u64,
 }
 
 impl Served {
     fn new(follower: Follower) -> Self {
-        Self { follower, queue: None, faults: 0 }
+        Self { follower, queue: None, mergeable: false, faults: 0 }
     }
 
     /// The queue to work on in this burst. One load unless the driver changed something.
@@ -112,7 +114,9 @@ impl Served {
     #[cold]
     fn switch(&mut self) {
         let left_at = self.let_go();
-        self.queue = self.follower.switch(left_at).map(DeviceQueue::new);
+        let ring = self.follower.switch(left_at);
+        self.mergeable = ring.is_some_and(|ring| ring.features & feature::MRG_RXBUF != 0);
+        self.queue = ring.map(DeviceQueue::new);
     }
 
     fn let_go(&mut self) -> Position {
@@ -133,11 +137,6 @@ impl Served {
 
     fn faults(&self) -> u64 {
         self.faults + u64::from(self.fault().is_some())
-    }
-
-    /// Whether a received frame may span several of the driver's buffers.
-    fn mergeable(&self) -> bool {
-        self.follower.ring().is_some_and(|ring| ring.features & feature::MRG_RXBUF != 0)
     }
 }
 
@@ -184,3 +183,7 @@ impl QueuePair for ServerQueuePair {
         self.rx.served.fault().or(self.tx.served.fault())
     }
 }
+
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod lying_driver;

@@ -114,17 +114,24 @@ fn take_pieces(
     first: Mbuf,
     pool: &HomePool,
 ) -> Result<Taken, QueueFault> {
-    let (mut skip, mut total) = (HEADER_BYTES, 0);
+    // First its length, so that no mbufs are spent on what is not a frame.
+    let (mut walk, mut total) = (queue.walk(chain, false), 0);
+    while let Some(Buffer { len, .. }) = walk.next()? {
+        total += len as usize;
+    }
+    if !(HEADER_BYTES + 1..=HEADER_BYTES + MAX_FRAME_BYTES).contains(&total) {
+        return Ok(Taken::Nonsense);
+    }
+    let (mut skip, mut room) = (HEADER_BYTES, MAX_FRAME_BYTES);
     let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, first);
     let mut walk = queue.walk(chain, false);
     while let Some(Buffer { mut ptr, len }) = walk.next()? {
         let mut left = len as usize;
         let skipped = skip.min(left);
         (skip, left, ptr) = (skip - skipped, left - skipped, ptr.wrapping_add(skipped));
-        total += left;
-        if total > MAX_FRAME_BYTES {
-            return Ok(Taken::Nonsense);
-        }
+        // The driver may have made it longer since.
+        left = left.min(room);
+        room -= left;
         while left > 0 {
             if current.tailroom() == 0 {
                 let Some(next) = pool.alloc() else { return Ok(Taken::NoMbuf) };
@@ -141,10 +148,9 @@ fn take_pieces(
             (left, ptr) = (left - bytes, ptr.wrapping_add(bytes));
         }
     }
-    if total == 0 {
-        return Ok(Taken::Nonsense);
-    }
     Ok(Taken::Frame(match full {
+        // Or it made it shorter.
+        None if current.is_empty() => return Ok(Taken::Nonsense),
         None => current,
         Some(mut head) => {
             head.chain(current);

@@ -41,9 +41,10 @@ impl Outlet {
 
     /// Sends from the front of `burst` as long as the driver has buffers.
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
-        let mergeable = self.served.mergeable();
-        let counters = &mut self.counters;
-        let Some(queue) = self.served.attend() else { return 0 };
+        let (served, counters) = (&mut self.served, &mut self.counters);
+        served.attend();
+        let mergeable = served.mergeable;
+        let Some(queue) = &mut served.queue else { return 0 };
         let Ok(ready) = queue.ready() else { return 0 };
         let mut ready = usize::from(ready);
         let chains = fetch(queue, ready.min(burst.len()));

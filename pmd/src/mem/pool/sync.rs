@@ -1,0 +1,115 @@
+//! What the pool's threads share, as the machine has it and as the model checker loom has it.
+//!
+//! Under `--cfg loom` crossbeam's `ArrayQueue` is replaced by a mutex around a deque: the queue is crossbeam's to check,
+//! the protocol around it (homes, hand-overs, counts) is ours.
+
+#[cfg(not(loom))]
+mod imp {
+    use std::cell::{Cell, UnsafeCell};
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    pub use crossbeam_queue::ArrayQueue;
+
+    /// A value that one thread at a time may touch: the pool's owner.
+    pub struct OwnerCell<T>(UnsafeCell<T>);
+
+    impl<T> OwnerCell<T> {
+        pub fn new(value: T) -> Self {
+            Self(UnsafeCell::new(value))
+        }
+
+        /// # Safety
+        /// The calling thread is the owner, or the only one left, and `access` does not come back here.
+        #[inline]
+        pub unsafe fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
+            // SAFETY: as the caller promised.
+            access(unsafe { &mut *self.0.get() })
+        }
+    }
+
+    thread_local! {
+        /// This thread's token; 0 until it adopts its first pool.
+        static TOKEN: Cell<u64> = const { Cell::new(0) };
+    }
+
+    #[inline]
+    pub fn token() -> u64 {
+        TOKEN.get()
+    }
+
+    pub fn make_token() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        if TOKEN.get() == 0 {
+            // ORDERING: Relaxed. The numbers need only differ.
+            TOKEN.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        TOKEN.get()
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    use std::cell::Cell;
+    use std::collections::VecDeque;
+
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
+
+    impl<T> ArrayQueue<T> {
+        pub fn new(capacity: usize) -> Self {
+            Self(loom::sync::Mutex::new(VecDeque::new()), capacity)
+        }
+        pub fn push(&self, value: T) -> Result<(), T> {
+            let mut queue = self.0.lock().unwrap();
+            if queue.len() == self.1 {
+                return Err(value);
+            }
+            queue.push_back(value);
+            Ok(())
+        }
+        pub fn pop(&self) -> Option<T> {
+            self.0.lock().unwrap().pop_front()
+        }
+        pub fn len(&self) -> usize {
+            self.0.lock().unwrap().len()
+        }
+    }
+
+    /// Loom reports two threads that touch the value without one having come before the other.
+    pub struct OwnerCell<T>(loom::cell::UnsafeCell<T>);
+
+    impl<T> OwnerCell<T> {
+        pub fn new(value: T) -> Self {
+            Self(loom::cell::UnsafeCell::new(value))
+        }
+        /// # Safety
+        /// As in the machine's version.
+        pub unsafe fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
+            // SAFETY: as the caller promised; loom checks it.
+            self.0.with_mut(|value| access(unsafe { &mut *value }))
+        }
+    }
+
+    loom::thread_local! {
+        static TOKEN: Cell<u64> = Cell::new(0);
+    }
+
+    pub fn token() -> u64 {
+        TOKEN.with(Cell::get)
+    }
+
+    /// Plain numbers: loom's threads run one at a time on one thread of the machine.
+    pub fn make_token() -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        TOKEN.with(|token| {
+            if token.get() == 0 {
+                // ORDERING: Relaxed. The numbers need only differ.
+                token.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+            }
+            token.get()
+        })
+    }
+}
+
+pub(in crate::mem) use imp::*;
