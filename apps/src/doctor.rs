@@ -49,7 +49,7 @@ use crate::output::Colour;
         Exit codes: 0 nothing stops the ports asked for; 1 something does; 2 wrong usage"
 )]
 pub struct Args {
-    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, loop:NAME
+    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, loop:a
     #[arg(long = "port", value_name = "SPEC", value_parser = Target::parse)]
     pub ports: Vec<Target>,
 
@@ -147,7 +147,7 @@ fn examine(root: &Path, asked: &[Target]) -> Report {
     // A NIC may be bound and viable, and yet the host as a whole keep every vfio: port from opening.
     let host_lets = host::lets_vfio_open(&machine);
     let ready_nics =
-        nics.iter().filter(|nic| nic.ready && host_lets).map(|nic| nic.address.clone()).collect();
+        nics.iter().filter(|nic| nic.ready && host_lets).map(|nic| nic.address.to_string()).collect();
     checks.extend(nics.into_iter().map(|nic| nic.check));
     checks.extend(asked.iter().filter_map(|target| target.check(&machine)));
     let ports = asked

@@ -12,25 +12,30 @@ const CONTAINER: &str = "/dev/vfio/vfio";
 /// All checks that are not about one port.
 pub(super) fn checks(machine: &Machine, asked: &[Target]) -> Vec<Check> {
     let vfio: Vec<String> =
-        asked.iter().filter(|target| matches!(target, Target::Vfio(_))).map(Target::to_string).collect();
+        asked.iter().filter(|target| target.nic().is_some()).map(Target::to_string).collect();
+    about(machine, &vfio)
+}
+
+/// The checks, for these `vfio:` ports.
+fn about(machine: &Machine, vfio: &[String]) -> Vec<Check> {
     let mut checks = vec![
         cpus(machine),
         tsc(machine),
         isolation(machine),
         governor(machine),
         hugepages(machine),
-        memlock(machine, &vfio),
-        iommu(machine, &vfio),
-        vfio_pci(machine, &vfio),
+        memlock(machine, vfio),
+        iommu(machine, vfio),
+        vfio_pci(machine, vfio),
     ];
-    checks.extend(container(machine, &vfio));
+    checks.extend(container(machine, vfio));
     checks
 }
 
 /// Would any `vfio:` port open, as far as the host is concerned? Not while one of its checks stops a NIC that
 /// somebody asks for.
 pub(super) fn lets_vfio_open(machine: &Machine) -> bool {
-    checks(machine, &[Target::Vfio(String::new())]).iter().all(|check| check.stops.is_empty())
+    about(machine, &["any".to_owned()]).iter().all(|check| check.stops.is_empty())
 }
 
 fn cpus(machine: &Machine) -> Check {
@@ -130,10 +135,11 @@ fn hugepages(machine: &Machine) -> Check {
 }
 
 fn memlock(machine: &Machine, vfio: &[String]) -> Check {
-    match machine.memlock_bytes() {
-        None => Check::pass("memlock", "no limit for this process"),
-        Some(bytes) if bytes >= REGION_BYTES => Check::pass("memlock", format!("{} MiB", bytes >> 20)),
-        Some(bytes) => Check::stops(
+    let memlock = machine.host.memlock();
+    match (memlock.limit_bytes, memlock.check(REGION_BYTES)) {
+        (None, _) => Check::pass("memlock", "no limit for this process"),
+        (Some(bytes), Ok(())) => Check::pass("memlock", format!("{} MiB", bytes >> 20)),
+        (Some(bytes), Err(_)) => Check::stops(
             "memlock",
             format!("{} MiB; a vfio: port locks up to {} MiB and more", bytes >> 20, REGION_BYTES >> 20),
             Some(format!("{}./hugepage-setup.sh --memlock --user $USER, then log in again", machine.sudo())),

@@ -8,22 +8,26 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// Capabilities that lift limits for us. Source: linux/capability.h.
+use pmd::vfio::{Host, PciAddress};
+
+/// The capability to open what owner and mode forbid. Source: linux/capability.h.
 const CAP_DAC_OVERRIDE: u32 = 1;
-const CAP_IPC_LOCK: u32 = 14;
 
 /// A machine, or a tree of files that looks like one.
 pub(super) struct Machine {
     root: PathBuf,
+    /// What the driver itself looks at before it opens a device: the doctor must not see it otherwise.
+    pub host: Host,
 }
 
 /// A network device on the PCI bus.
 pub(super) struct Nic {
-    pub address: String,
-    pub vendor: String,
-    pub device: String,
+    pub address: PciAddress,
+    /// PCI ids; 0 where they cannot be read.
+    pub vendor: u16,
+    pub device: u16,
     pub driver: Option<String>,
-    pub group: Option<String>,
+    pub group: Option<u32>,
     pub interfaces: Vec<String>,
 }
 
@@ -46,7 +50,7 @@ pub(super) enum Access {
 
 impl Machine {
     pub fn at(root: &Path) -> Self {
-        Machine { root: root.to_owned() }
+        Machine { root: root.to_owned(), host: Host::at(root) }
     }
 
     fn path(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -94,16 +98,6 @@ impl Machine {
     /// What a command for root begins with: nothing for root himself.
     pub fn sudo(&self) -> &'static str {
         if self.status_number("Uid", 1) == Some(0) { "" } else { "sudo " }
-    }
-
-    /// Soft limit of locked memory in bytes; `None` for no limit, also where a capability lifts it.
-    pub fn memlock_bytes(&self) -> Option<u64> {
-        if self.has_capability(CAP_IPC_LOCK) {
-            return None;
-        }
-        let limits = self.text("/proc/self/limits");
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-        line?.split_whitespace().next()?.parse().ok()
     }
 
     /// May this process open `path` for reading and writing? By owner, group and mode, as the kernel decides;
@@ -199,11 +193,7 @@ impl Machine {
 
     pub fn nics(&self) -> Vec<Nic> {
         let devices = self.names("/sys/bus/pci/devices");
-        devices
-            .into_iter()
-            .filter(|address| self.is_network(address))
-            .map(|address| self.nic(address))
-            .collect()
+        devices.iter().filter(|name| self.is_network(name)).filter_map(|name| self.nic(name)).collect()
     }
 
     /// Class 2 is network controllers. PCI Code and ID Assignment Specification.
@@ -211,41 +201,25 @@ impl Machine {
         self.text(&format!("/sys/bus/pci/devices/{address}/class")).starts_with("0x02")
     }
 
-    pub fn has_pci_device(&self, address: &str) -> bool {
-        self.exists(&format!("/sys/bus/pci/devices/{address}"))
-    }
-
-    fn nic(&self, address: String) -> Nic {
-        let folder = format!("/sys/bus/pci/devices/{address}");
+    fn nic(&self, name: &str) -> Option<Nic> {
+        let folder = format!("/sys/bus/pci/devices/{name}");
         let mut interfaces = self.names(&format!("{folder}/net"));
         // A virtio NIC's interface hangs below its virtio device.
         for child in self.names(&folder).iter().filter(|name| name.starts_with("virtio")) {
             interfaces.extend(self.names(&format!("{folder}/{child}/net")));
         }
-        Nic {
-            vendor: self.text(&format!("{folder}/vendor")).trim_start_matches("0x").to_owned(),
-            device: self.text(&format!("{folder}/device")).trim_start_matches("0x").to_owned(),
-            driver: self.driver(&address),
-            group: self.link_name(&format!("{folder}/iommu_group")),
+        let id = |file: &str| {
+            u16::from_str_radix(self.text(&format!("{folder}/{file}")).trim_start_matches("0x"), 16)
+                .unwrap_or(0)
+        };
+        Some(Nic {
+            address: name.parse().ok()?,
+            vendor: id("vendor"),
+            device: id("device"),
+            driver: self.link_name(&format!("{folder}/driver")),
+            group: self.link_name(&format!("{folder}/iommu_group")).and_then(|group| group.parse().ok()),
             interfaces: interfaces.into_iter().collect(),
-            address,
-        }
-    }
-
-    fn driver(&self, address: &str) -> Option<String> {
-        self.link_name(&format!("/sys/bus/pci/devices/{address}/driver"))
-    }
-
-    /// Devices of an IOMMU group that a kernel driver holds, with that driver: as long as there is one, nobody
-    /// can open the group. Drivers that leave DMA alone do not count (vfio's own, pci-stub, bridge port services).
-    pub fn group_blockers(&self, group: &str) -> Vec<(String, String)> {
-        let devices = self.names(&format!("/sys/kernel/iommu_groups/{group}/devices"));
-        let driven = devices.into_iter().filter_map(|address| Some((self.driver(&address)?, address)));
-        driven
-            .filter(|(driver, _)| !matches!(driver.as_str(), "vfio-pci" | "pci-stub" | "pcieport"))
-            .filter(|(driver, _)| !driver.ends_with("-vfio-pci"))
-            .map(|(driver, address)| (address, driver))
-            .collect()
+        })
     }
 
     /// Does a default route, IPv4 or IPv6, leave through this interface?

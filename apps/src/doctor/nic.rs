@@ -1,14 +1,14 @@
 //! One check per NIC on the PCI bus: whose it is, and what it lacks to be a `vfio:` port.
 
+use pmd::vfio::host::Member;
+use pmd::vfio::{PciAddress, pci};
+
 use super::machine::{Access, Machine, Nic};
 use super::{Check, Target};
 
-/// The PCI ids that `vfio:` drives: modern and transitional virtio-net. virtio 1.2 §4.1.2.
-const VIRTIO_NET: [(&str, &str); 2] = [("1af4", "1041"), ("1af4", "1000")];
-
 /// What was found of one NIC.
 pub(super) struct NicCheck {
-    pub address: String,
+    pub address: PciAddress,
     /// Bound, viable, and this process may open it.
     pub ready: bool,
     pub check: Check,
@@ -19,19 +19,17 @@ pub(super) fn checks(machine: &Machine, asked: &[Target]) -> Vec<NicCheck> {
     let nics = machine.nics();
     let mut checks: Vec<NicCheck> = nics.iter().map(|nic| check(machine, nic, asked)).collect();
     for target in asked {
-        let Target::Vfio(address) = target else { continue };
-        if nics.iter().any(|nic| nic.address == *address)
-            || checks.iter().any(|check| check.address == *address)
-        {
+        let Some(address) = target.nic() else { continue };
+        if checks.iter().any(|check| check.address == address) {
             continue;
         }
-        let found = if machine.has_pci_device(address) {
+        let found = if machine.host.device_dir(address).exists() {
             "is not a network device".to_owned()
         } else {
             "there is no such PCI device".to_owned()
         };
         checks.push(NicCheck {
-            address: address.clone(),
+            address,
             ready: false,
             check: Check::stops(
                 format!("nic {address}"),
@@ -46,28 +44,28 @@ pub(super) fn checks(machine: &Machine, asked: &[Target]) -> Vec<NicCheck> {
 
 fn check(machine: &Machine, nic: &Nic, asked: &[Target]) -> NicCheck {
     let name = format!("nic {}", nic.address);
-    let port = Target::Vfio(nic.address.clone());
     let stopped: Vec<String> =
-        asked.iter().filter(|target| **target == port).map(Target::to_string).collect();
+        asked.iter().filter(|target| target.nic() == Some(nic.address)).map(Target::to_string).collect();
     let interfaces =
         if nic.interfaces.is_empty() { "no interface".to_owned() } else { nic.interfaces.join(", ") };
     let driver = nic.driver.as_deref().unwrap_or("no driver");
 
-    let check = if let Some(problem) = problem(machine, nic) {
-        // What nobody asked for and nobody should take is as it should be.
-        let keep = matches!(problem.kind, Kind::Foreign | Kind::InUse);
-        let found = format!("{interfaces}, {driver}: {}", problem.found);
-        if keep && stopped.is_empty() {
-            Check::pass(name, format!("{found}; stays with the kernel"))
-        } else {
-            Check::stops(name, found, problem.fix, stopped)
+    let problem = problem(machine, nic);
+    let ready = problem.is_none();
+    let check = match problem {
+        None => {
+            let group = nic.group.map_or_else(|| "-".to_owned(), |group| group.to_string());
+            Check::pass(name, format!("{driver}, group {group}: ready"))
         }
-    } else {
-        let check =
-            Check::pass(name, format!("{driver}, group {}: ready", nic.group.as_deref().unwrap_or("-")));
-        return NicCheck { address: nic.address.clone(), ready: true, check };
+        // What nobody asked for and nobody should take is as it should be.
+        Some(Problem { kind: Kind::Foreign | Kind::InUse, found, .. }) if stopped.is_empty() => {
+            Check::pass(name, format!("{interfaces}, {driver}: {found}; stays with the kernel"))
+        }
+        Some(problem) => {
+            Check::stops(name, format!("{interfaces}, {driver}: {}", problem.found), problem.fix, stopped)
+        }
     };
-    NicCheck { address: nic.address.clone(), ready: false, check }
+    NicCheck { address: nic.address, ready, check }
 }
 
 enum Kind {
@@ -90,11 +88,12 @@ fn problem(machine: &Machine, nic: &Nic) -> Option<Problem> {
     let sudo = machine.sudo();
     let unready = |found: String, fix: Option<String>| Some(Problem { kind: Kind::Unready, found, fix });
 
-    if !VIRTIO_NET.contains(&(nic.vendor.as_str(), nic.device.as_str())) {
+    let is_net = matches!(nic.device, pci::VIRTIO_NET_MODERN | pci::VIRTIO_NET_TRANSITIONAL);
+    if nic.vendor != pci::VIRTIO_VENDOR || !is_net {
         return Some(Problem {
             kind: Kind::Foreign,
             found: format!(
-                "{}:{} is not virtio-net, the only device that vfio: drives",
+                "{:04x}:{:04x} is not virtio-net, the only device that vfio: drives",
                 nic.vendor, nic.device
             ),
             fix: None,
@@ -107,17 +106,22 @@ fn problem(machine: &Machine, nic: &Nic) -> Option<Problem> {
             fix: Some("choose another NIC; taking this one would cut the machine off".to_owned()),
         });
     }
-    let Some(group) = &nic.group else {
+    let Some(group) = nic.group else {
         return unready("in no IOMMU group".to_owned(), Some("see iommu above".to_owned()));
     };
     let ours = nic.driver.as_deref() == Some("vfio-pci");
-    let blockers: Vec<(String, String)> =
-        machine.group_blockers(group).into_iter().filter(|(address, _)| *address != nic.address).collect();
+    let own = nic.address.to_string();
+    let others = machine.host.members(group).into_iter().filter(|member| member.address != own);
+    let blockers: Vec<Member> = others.filter(|member| !member.is_harmless()).collect();
     if !blockers.is_empty() {
-        let named: Vec<String> =
-            blockers.iter().map(|(address, driver)| format!("{address} (driver {driver})")).collect();
-        let all_network = blockers.iter().all(|(address, _)| machine.is_network(address));
-        let bind: String = blockers.iter().map(|(address, _)| format!(" --bind {address}")).collect();
+        let named: Vec<String> = blockers
+            .iter()
+            .map(|member| {
+                format!("{} (driver {})", member.address, member.driver.as_deref().unwrap_or("none"))
+            })
+            .collect();
+        let all_network = blockers.iter().all(|member| machine.is_network(&member.address));
+        let bind: String = blockers.iter().map(|member| format!(" --bind {}", member.address)).collect();
         return unready(
             format!("IOMMU group {group} is not viable, the kernel drives {}", named.join(", ")),
             Some(if all_network {

@@ -3,51 +3,62 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use pmd::port::{PortSpec, SpecError};
+use pmd::vfio::PciAddress;
+
 use super::Check;
 use super::machine::{Access, Machine};
 
-/// A port string, as far as it matters here.
+/// A port that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// `vfio:0000:00:03.0`
-    Vfio(String),
-    /// `vhost-user:/run/x.sock`
-    VhostUser(PathBuf),
-    /// `vhost-user-server:/run/x.sock`
-    VhostUserServer(PathBuf),
-    /// `loop:a`
-    Loop(String),
+pub struct Target {
+    text: String,
+    place: Place,
+}
+
+/// Where the port is, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Nic(PciAddress),
+    Backend(PathBuf),
+    Served(PathBuf),
+    Process,
 }
 
 impl Target {
-    /// Reads a port string. A PCI address may lack its domain and be in either case.
+    /// Reads a port string, exactly as the programs that open it do.
     ///
     /// # Errors
     /// Says what is wrong with the string and which ones there are.
-    pub fn parse(spec: &str) -> Result<Self, String> {
-        let kinds = "vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, loop:NAME";
-        let (kind, rest) =
-            spec.split_once(':').ok_or_else(|| format!("no port string; there are {kinds}"))?;
-        if rest.is_empty() {
-            return Err(format!("nothing after `{kind}:`; there are {kinds}"));
-        }
-        match kind {
-            "vfio" => Ok(Target::Vfio(pci_address(rest).ok_or_else(|| {
-                format!("`{rest}` is not a PCI address such as 0000:03:00.0; ./hugepage-setup.sh --status lists the NICs")
-            })?)),
-            "vhost-user" => Ok(Target::VhostUser(rest.into())),
-            "vhost-user-server" => Ok(Target::VhostUserServer(rest.into())),
-            "loop" => Ok(Target::Loop(rest.to_owned())),
-            _ => Err(format!("no kind of port is called `{kind}`; there are {kinds}")),
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        let spec: PortSpec = text.parse()?;
+        // Valid from here on: a kind, where it is, options after commas.
+        let (kind, rest) = text.split_once(':').unwrap_or_default();
+        let place = rest.split(',').next().unwrap_or_default();
+        let place = match (kind, place.parse()) {
+            ("vfio", Ok(address)) => Place::Nic(address),
+            ("vhost-user", _) => Place::Backend(place.into()),
+            ("vhost-user-server", _) => Place::Served(place.into()),
+            _ => Place::Process,
+        };
+        Ok(Target { text: spec.to_string(), place })
+    }
+
+    /// The NIC behind a `vfio:` port.
+    #[must_use]
+    pub fn nic(&self) -> Option<PciAddress> {
+        match self.place {
+            Place::Nic(address) => Some(address),
+            _ => None,
         }
     }
 
     /// What this port needs beside the host's checks; `None` where that is nothing, or a NIC's check says it.
     pub(super) fn check(&self, machine: &Machine) -> Option<Check> {
         let stops = vec![self.to_string()];
-        match self {
-            Target::Vfio(_) | Target::Loop(_) => None,
-            Target::VhostUser(path) => Some(match machine.access(path) {
+        match &self.place {
+            Place::Nic(_) | Place::Process => None,
+            Place::Backend(path) => Some(match machine.access(path) {
                 Access::Missing => Check::stops(
                     "socket",
                     format!("{} does not exist", path.display()),
@@ -68,7 +79,7 @@ impl Target {
                 ),
                 Access::Allowed => Check::pass("socket", format!("{} is there", path.display())),
             }),
-            Target::VhostUserServer(path) => {
+            Place::Served(path) => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 Some(match machine.access(folder) {
                     Access::Missing => Check::stops(
@@ -95,31 +106,6 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Vfio(address) => write!(f, "vfio:{address}"),
-            Target::VhostUser(path) => write!(f, "vhost-user:{}", path.display()),
-            Target::VhostUserServer(path) => write!(f, "vhost-user-server:{}", path.display()),
-            Target::Loop(name) => write!(f, "loop:{name}"),
-        }
+        f.write_str(&self.text)
     }
-}
-
-/// The address in full and in lower case, if it is one: `dddd:bb:dd.f`.
-fn pci_address(text: &str) -> Option<String> {
-    let text = text.to_ascii_lowercase();
-    let full = if text.matches(':').count() == 1 { format!("0000:{text}") } else { text };
-    let fields: Vec<&str> = full.split([':', '.']).collect();
-    let hex = |field: &str, len: usize| field.len() == len && field.bytes().all(|b| b.is_ascii_hexdigit());
-    let right = match fields[..] {
-        [domain, bus, device, function] => {
-            hex(domain, 4)
-                && hex(bus, 2)
-                && hex(device, 2)
-                && u8::from_str_radix(device, 16).is_ok_and(|d| d < 32)
-                && matches!(function.as_bytes(), [b'0'..=b'7'])
-                && full.as_bytes()[10] == b'.'
-        }
-        _ => false,
-    };
-    right.then_some(full)
 }

@@ -396,20 +396,18 @@ fn this_machine_is_examined_without_a_panic() {
 }
 
 #[test]
-fn port_strings_are_read_with_reasons_for_those_that_are_not() {
-    assert_eq!(Target::parse("vfio:3A:00.1"), Ok(Target::Vfio("0000:3a:00.1".into())));
-    assert_eq!(Target::parse("vhost-user:/run/a:b").unwrap().to_string(), "vhost-user:/run/a:b");
-    for (spec, why) in [
-        ("eth0", "no port string"),
-        ("vfio:", "nothing after"),
-        ("vfio:eth0", "not a PCI address such as"),
-        ("vfio:0000:03:20.0", "not a PCI address"),
-        ("vfio:0000:03:00.8", "not a PCI address"),
-        ("vfio:0000.03:00.0", "not a PCI address"),
-        ("vfio:../../etc/passwd:0", "not a PCI address"),
-        ("dpdk:x", "no kind of port is called `dpdk`"),
-    ] {
-        let told = Target::parse(spec).unwrap_err();
+fn options_after_a_port_are_no_part_of_its_place() {
+    let fake = Fake::laptop();
+    let report = fake.examine(&["vhost-user:/run/x.sock,mac=02:00:00:00:00:01"]);
+    assert_check(&report, "socket", Level::Fail, "/run/x.sock does not exist", "start the backend");
+    let report = Fake::server().examine(&["vfio:02:00.0,mac=02:00:00:00:00:01"]);
+    assert!(report.ports[0].ready, "{report:#?}");
+}
+
+#[test]
+fn what_is_no_port_is_refused_as_the_programs_refuse_it() {
+    for (spec, why) in [("eth0", "no kind"), ("vfio:eth0", "eth0"), ("dpdk:x", "dpdk")] {
+        let told = Target::parse(spec).unwrap_err().to_string();
         assert!(told.contains(why), "{spec}: {told}");
     }
 }
