@@ -190,18 +190,11 @@ impl Outcome for Comparison {
     }
 
     fn target(&self) -> Option<String> {
-        self.target.map(|target| format!("{target:.2} × the best peer"))
+        self.target.map(|target| format!("{target:.2} × the best of the others"))
     }
 
     fn table(&self) -> Table {
-        let mut table = crate::table::new([
-            "",
-            "Mpps",
-            "range",
-            "cycles/packet",
-            "others' CPU",
-            "ratio to the best peer",
-        ]);
+        let mut table = crate::table::new(["", "Mpps", "range", "cycles/packet", "others' CPU", "ratio"]);
         for (contender, line) in self.contenders.iter().zip(self.lines()) {
             let name = Cell::new(&line.name);
             let ratio = Cell::new(line.ratio.map_or("–".into(), |ratio| format!("{ratio:.3}")));

@@ -8,11 +8,13 @@
 //! contenders within one run and states ratios; absolute figures differ from machine to machine.
 
 mod archive;
+mod compare_pair;
 mod compare_vhost;
 mod comparison;
 mod conditions;
 mod figures;
 mod forwarder;
+mod latency_cost;
 mod mempool;
 mod outcome;
 mod pace;
@@ -56,6 +58,10 @@ struct Cli {
 enum Bench {
     /// Our l2fwd on vhost-user against testpmd on virtio-user, both facing the same DPDK net_vhost
     CompareVhost(compare_vhost::Flags),
+    /// Our generator and our forwarder, device and driver of a vhost-user socket, against the all-DPDK pair
+    ComparePair(compare_pair::Flags),
+    /// What the latency histograms of our l2fwd cost
+    LatencyCost,
     /// Allocation and freeing of mbufs: on the home core, and from a foreign one
     Mempool,
 }
@@ -81,6 +87,13 @@ fn run(cli: &Cli) -> Result<bool> {
         Bench::CompareVhost(flags) => {
             let outcome = compare_vhost::run(flags, &cli.pace)?;
             show(compare_vhost::ABOUT, &conditions, &outcome, cli.archive)
+        }
+        Bench::ComparePair(flags) => {
+            let outcome = compare_pair::run(flags, &cli.pace)?;
+            show(compare_pair::ABOUT, &conditions, &outcome, cli.archive)
+        }
+        Bench::LatencyCost => {
+            show(latency_cost::ABOUT, &conditions, &latency_cost::run(&cli.pace)?, cli.archive)
         }
         Bench::Mempool => show(mempool::ABOUT, &conditions, &mempool::run(&cli.pace)?, cli.archive),
     }
