@@ -9,6 +9,7 @@
 
 mod archive;
 mod compare_pair;
+mod compare_vfio;
 mod compare_vhost;
 mod comparison;
 mod conditions;
@@ -23,7 +24,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 use conditions::Conditions;
@@ -60,11 +61,18 @@ enum Bench {
     CompareVhost(compare_vhost::Flags),
     /// Our generator and our forwarder, device and driver of a vhost-user socket, against the all-DPDK pair
     ComparePair(compare_pair::Flags),
+    /// Our VFIO driver against DPDK's, on two virtio-net-pci devices in a QEMU guest
+    CompareVfio(compare_vfio::Flags),
     /// What the latency histograms of our l2fwd cost
     LatencyCost,
+    /// Every benchmark in turn, with its default flags
+    All,
     /// Allocation and freeing of mbufs: on the home core, and from a foreign one
     Mempool,
 }
+
+/// What `all` runs: from the quickest to the slowest.
+const ALL: [&str; 5] = ["mempool", "latency-cost", "compare-vhost", "compare-pair", "compare-vfio"];
 
 fn main() -> ExitCode {
     let mut cli = Cli::parse();
@@ -80,21 +88,53 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the target was reached, or there was none.
+/// Whether the targets were reached, or there were none.
 fn run(cli: &Cli) -> Result<bool> {
     let conditions = Conditions::now();
-    match &cli.bench {
+    let Bench::All = cli.bench else { return run_one(&cli.bench, cli, &conditions) };
+    let mut reached = true;
+    for name in ALL {
+        println!("\n{name}");
+        let bench = Cli::try_parse_from(["bywash-bench", name])?.bench;
+        reached &= run_one(&bench, cli, &conditions).with_context(|| name)?;
+    }
+    Ok(reached)
+}
+
+fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
+    let (pace, archive) = (&cli.pace, cli.archive);
+    match bench {
         Bench::CompareVhost(flags) => {
-            let outcome = compare_vhost::run(flags, &cli.pace)?;
-            show(compare_vhost::ABOUT, &conditions, &outcome, cli.archive)
+            show(compare_vhost::ABOUT, conditions, &compare_vhost::run(flags, pace)?, archive)
         }
         Bench::ComparePair(flags) => {
-            let outcome = compare_pair::run(flags, &cli.pace)?;
-            show(compare_pair::ABOUT, &conditions, &outcome, cli.archive)
+            show(compare_pair::ABOUT, conditions, &compare_pair::run(flags, pace)?, archive)
         }
-        Bench::LatencyCost => {
-            show(latency_cost::ABOUT, &conditions, &latency_cost::run(&cli.pace)?, cli.archive)
+        Bench::CompareVfio(flags) => {
+            show(compare_vfio::ABOUT, conditions, &compare_vfio::run(flags, pace)?, archive)
         }
-        Bench::Mempool => show(mempool::ABOUT, &conditions, &mempool::run(&cli.pace)?, cli.archive),
+        Bench::LatencyCost => show(latency_cost::ABOUT, conditions, &latency_cost::run(pace)?, archive),
+        Bench::Mempool => show(mempool::ABOUT, conditions, &mempool::run(pace)?, archive),
+        Bench::All => anyhow::bail!("one benchmark at a time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_means_every_subcommand() {
+        use clap::CommandFactory as _;
+        let mut every: Vec<String> =
+            Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        every.retain(|name| name != "all");
+        every.sort();
+        let mut all = ALL.to_vec();
+        all.sort_unstable();
+        assert_eq!(all, every);
+        for name in ALL {
+            assert!(Cli::try_parse_from(["bywash-bench", name]).is_ok(), "{name} needs arguments");
+        }
     }
 }

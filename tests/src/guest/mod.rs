@@ -114,7 +114,7 @@ impl Builder {
         let agent = wait_ready(&mut qemu, dir.path(), Instant::now() + BOOT_LIMIT)
             .map_err(|error| with_console(error.context("boot the guest"), dir.path()))?;
         let addresses = self.nics.iter().enumerate().map(|(index, nic)| nic.address(index)).collect();
-        let mut guest = Guest { agent, links, addresses, _qemu: qemu, dir };
+        let mut guest = Guest { agent, links, addresses, qemu, dir };
         if self.hugepages_2m > 0 {
             let pages = self.hugepages_2m;
             let got = guest.shell_ok(&format!(
@@ -184,7 +184,7 @@ pub struct Guest {
     links: Vec<Option<HostLink>>,
     addresses: Vec<String>,
     // Dropped in this order: QEMU ends before its files go.
-    _qemu: Process,
+    qemu: Process,
     dir: TempDir,
 }
 
@@ -264,6 +264,11 @@ impl Guest {
     /// If that NIC is not a [`Nic::host`].
     pub fn link(&self, nic: usize) -> &HostLink {
         self.links[nic].as_ref().expect("the NIC was built with Nic::host()")
+    }
+
+    /// The process id of QEMU.
+    pub fn pid(&self) -> u32 {
+        self.qemu.pid()
     }
 
     /// What the guest's kernel and init have printed so far.

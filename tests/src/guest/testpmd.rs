@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::image::{find_program, libraries};
 use super::{Builder, Guest};
+use crate::testpmd::{ForwardStats, forward_stats};
 
 /// DPDK's libraries that are loaded at run time: the bus, the driver, and the pool of the buffers.
 const PLUGINS: [&str; 3] = ["librte_bus_pci", "librte_net_virtio", "librte_mempool_ring"];
@@ -23,6 +24,8 @@ pub const HUGEPAGES_2M: u32 = 192;
 pub struct Forwarded {
     /// Frames sent by both ports per second, in each period of a second after the first.
     pub samples_pps: Vec<u64>,
+    /// What testpmd counted in all, both ports together.
+    pub totals: ForwardStats,
 }
 
 impl Forwarded {
@@ -91,7 +94,8 @@ pub fn forward(guest: &mut Guest, seconds: u32) -> Result<Forwarded> {
     let text = guest.shell(&script, Duration::from_secs(60 + u64::from(seconds)))?.text;
     let samples_pps = parse(&text);
     ensure!(!samples_pps.is_empty(), "testpmd reported no rates:\n{text}");
-    Ok(Forwarded { samples_pps })
+    let totals = forward_stats(&text).with_context(|| format!("testpmd printed no totals:\n{text}"))?;
+    Ok(Forwarded { samples_pps, totals })
 }
 
 /// The sums of `Tx-pps` over the ports, one a period; the first period, in which the ports came up, is left out.
