@@ -30,7 +30,7 @@ const HOW: &str = "A generator that serves a vhost-user socket as the device, an
 #[derive(Args, Debug)]
 pub struct Flags {
     /// Pairs to compare; bywash stands for a pair of its own
-    #[arg(long, value_delimiter = ',', default_value = "split,packed-vectorized,bywash")]
+    #[arg(long, value_delimiter = ',', default_value = "split,packed,packed-vectorized,bywash")]
     pairs: Vec<Forwarder>,
 
     /// Further arguments for `bywash gen`

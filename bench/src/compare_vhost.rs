@@ -23,7 +23,7 @@ const HOW: &str = "A forwarder (`macswap`) is the driver side of a vhost-user so
 #[derive(Args, Debug)]
 pub struct Flags {
     /// Forwarders to compare; one may be named twice, to see what chance does
-    #[arg(long, value_delimiter = ',', default_value = "split,packed-vectorized,bywash")]
+    #[arg(long, value_delimiter = ',', default_value = "split,packed,packed-vectorized,bywash")]
     forwarders: Vec<Forwarder>,
 
     /// Further arguments for `bywash l2fwd`, as in --l2fwd-arg=--idle=poll
