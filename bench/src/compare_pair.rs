@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use peers::bywash::Bywash;
+use peers::precedence::Precedence;
 use peers::testpmd::{ForwardMode, Host, Options, Side, Testpmd};
 
 use crate::comparison::{Comparison, Contender, Counted, Round};
 use crate::forwarder::{self, DESCRIPTORS, FORWARD_CORE, Forwarder, GENERATE_CORE, STOP_LIMIT};
 use crate::outcome::About;
 use crate::pace::Pace;
-use crate::quiet::{self, Watch};
+use crate::quiet::Watch;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "compare-pair", how: HOW };
@@ -47,7 +48,7 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
     if flags.pairs.contains(&Forwarder::Bywash) {
         peers::bywash::binary()?;
     }
-    let _precedence = quiet::Precedence::take();
+    let _precedence = Precedence::take();
     let host = Host::new(512)?;
     let contenders = flags
         .pairs
@@ -90,7 +91,7 @@ fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let forwarded = forwarder.report(STOP_LIMIT).context("the forwarder")?;
     generator.interrupt();
     let generated = generator.report(STOP_LIMIT).context("the generator")?;
-    for wrong in ["corrupted", "duplicated", "reordered", "foreign"] {
+    for wrong in ["corrupted", "duplicated", "reordered"] {
         let count = generated.count(&format!("/counters/{wrong}"))?;
         ensure!(count == 0, "{count} frames came back {wrong}: {}", generated.value());
     }

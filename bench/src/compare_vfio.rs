@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use peers::bywash::Report;
 use peers::guest::{self, Guest, Nic, testpmd};
+use peers::precedence::Precedence;
 
 use crate::comparison::{Comparison, Contender, Counted, Round};
 use crate::outcome::About;
 use crate::pace::Pace;
-use crate::quiet::{Precedence, Watch};
+use crate::quiet::Watch;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "compare-vfio", how: HOW };

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use clap::Args;
+use peers::precedence::Precedence;
 use peers::testpmd::{ForwardMode, Host, Options, Side, Testpmd};
 
 use crate::comparison::{Comparison, Contender};
 use crate::forwarder::{self, Forwarder, GENERATE_CORE};
 use crate::outcome::About;
 use crate::pace::Pace;
-use crate::quiet;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "compare-vhost", how: HOW };
@@ -36,7 +36,7 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
     if flags.forwarders.contains(&Forwarder::Bywash) {
         peers::bywash::binary()?;
     }
-    let _precedence = quiet::Precedence::take();
+    let _precedence = Precedence::take();
     // Two testpmds, and as much again for our own region.
     let host = Host::new(512)?;
     let socket = host.socket("device");

@@ -1,13 +1,13 @@
 //! `latency-cost`: what the latency histograms cost our forwarder.
 
 use anyhow::Result;
+use peers::precedence::Precedence;
 use peers::testpmd::{ForwardMode, Host, Options, Side, Testpmd};
 
 use crate::comparison::{Comparison, Contender};
 use crate::forwarder::{self, Forwarder, GENERATE_CORE};
 use crate::outcome::About;
 use crate::pace::Pace;
-use crate::quiet;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "latency-cost", how: HOW };
@@ -19,7 +19,7 @@ const HOW: &str = "`bywash l2fwd` facing DPDK's net_vhost `flowgen` as in compar
 /// Runs it.
 pub fn run(pace: &Pace) -> Result<Comparison> {
     peers::bywash::binary()?;
-    let _precedence = quiet::Precedence::take();
+    let _precedence = Precedence::take();
     let host = Host::new(512)?;
     let socket = host.socket("device");
     let contenders =

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Color, Table};
 use crossbeam_queue::ArrayQueue;
+use peers::precedence::Precedence;
 use pmd::mem::{PoolConfig, RegionConfig};
 use pmd::{Burst, HomePool, Mbuf, Pool, Region};
 use serde::Serialize;
@@ -14,7 +15,6 @@ use serde::Serialize;
 use crate::figures;
 use crate::outcome::{About, Outcome};
 use crate::pace::Pace;
-use crate::quiet::Precedence;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "mempool", how: HOW };

@@ -104,8 +104,10 @@ pub struct Options {
     /// Size of generated frames (`flowgen`, `txonly`), with the 4 bytes of CRC that never
     /// reach the ring, as testpmd counts it.
     pub frame_bytes: u16,
-    /// Descriptors of the receive and the transmit queue.
-    pub descriptors: u16,
+    /// Descriptors of the receive queue; of a driver the buffers it keeps posted.
+    pub rxd: u16,
+    /// Descriptors of the transmit queue.
+    pub txd: u16,
     /// Mbufs in the pool.
     pub mbufs: u32,
     /// Hugepage memory in MiB.
@@ -127,7 +129,8 @@ impl Options {
             main_core: usize::from(forward_core == 0),
             burst: 32,
             frame_bytes: 64,
-            descriptors: 1024,
+            rxd: 1024,
+            txd: 1024,
             mbufs: 16_384,
             memory_mib: 256,
             record_cycles: true,
@@ -174,11 +177,13 @@ impl Options {
         args.push("--".into());
         args.extend([
             "--auto-start".to_owned(),
+            // Or it silently throws away what arrives before it forwards.
+            "--no-flush-rx".to_owned(),
             format!("--forward-mode={}", self.forward_mode.name()),
             format!("--burst={}", self.burst),
             format!("--txpkts={}", self.frame_bytes),
-            format!("--rxd={}", self.descriptors),
-            format!("--txd={}", self.descriptors),
+            format!("--rxd={}", self.rxd),
+            format!("--txd={}", self.txd),
             format!("--total-num-mbufs={}", self.mbufs),
         ]);
         if self.record_cycles {

@@ -1,0 +1,194 @@
+//! Our vhost-user ports with DPDK's testpmd at the other end, in both directions.
+//!
+//! Our own generator numbers and stamps every frame and checks every byte of what comes back, so each test
+//! sends ten million frames through testpmd's forwarding loop and demands all of them, once, in order, intact.
+//! Each side has a core. `BYWASH_REQUIRE=dpdk` makes a skip a failure.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peers::bywash::{Bywash, Report};
+use peers::precedence::Precedence;
+use peers::require::{Suite, skip};
+use peers::testpmd::{ForwardMode, ForwardStats, Host, Options, Side, Testpmd, VirtioUser, port_stats};
+
+/// Frames that a generator test sends.
+const FRAMES: u64 = 10_000_000;
+/// How long those may take, on a machine that is busy with other things.
+const FRAMES_LIMIT: Duration = Duration::from_secs(60);
+/// The core of testpmd's forwarding loop; ours is the other one.
+const PEER_CORE: usize = 1;
+const OUR_CORE: &str = "0";
+/// The smallest Ethernet frames, without FCS.
+const SMALLEST: &str = "--size=60";
+/// From the smallest to the largest Ethernet frames, in turn.
+const ALL_SIZES: &str = "--imix=abcdefg";
+/// Hugepages of 2 MiB: two testpmds, or one and our own region.
+const HUGEPAGES: u64 = 384;
+
+/// What a test runs on, or `None` after having said why it cannot run.
+fn host() -> Option<(Arc<Host>, Precedence)> {
+    match Host::new(HUGEPAGES) {
+        Ok(host) => {
+            // The build of our command must not take precedence, and should not count against a time limit.
+            peers::bywash::binary().unwrap();
+            Some((host, Precedence::take()))
+        }
+        Err(why) => {
+            skip(Suite::Dpdk, why);
+            None
+        }
+    }
+}
+
+fn device(host: &Arc<Host>, socket: &Path, mode: ForwardMode) -> Testpmd {
+    Testpmd::start(host, Options::new(Side::NetVhost(socket.into()), mode, PEER_CORE)).unwrap()
+}
+
+/// Starts our generator of ten million frames.
+///
+/// The ring of frames on their way out is half as long as the one back, so that all frames under way fit into the
+/// latter: testpmd drops what finds no room there, and a generator that loses its core for a moment must not look
+/// like a lossy ring. As a device we take the driver's lengths: see [`serve_ten_million_frames`].
+fn generate(port: &str, sizes: &str) -> Bywash {
+    let frames = FRAMES.to_string();
+    let args = ["gen", "--port", port, "--cores", OUR_CORE, "--count", &frames, sizes];
+    Bywash::start(&[&args[..], &["--flows", "64", "--rxd", "1024", "--txd", "512", "--json"]].concat())
+        .unwrap()
+}
+
+/// Every frame came back once, in order, intact, and testpmd counted the same.
+fn assert_all_back(report: &Report, peer: ForwardStats) {
+    let count = |pointer: &str| report.count(pointer).unwrap();
+    let told = format!("{}\ntestpmd: {peer:?}", report.value());
+    assert_eq!(count("/counters/sent"), FRAMES, "{told}");
+    assert_eq!(count("/counters/received"), FRAMES, "{told}");
+    for wrong in ["lost", "reordered", "duplicated", "late", "corrupted"] {
+        assert_eq!(count(&format!("/counters/{wrong}")), 0, "{wrong}: {told}");
+    }
+    assert_eq!(count("/errors"), 0, "{told}");
+    assert_eq!(count("/ports/0/faults"), 0, "{told}");
+    // By reason, `foreign` among them: frames that are not ours.
+    assert_eq!(report.value()["drops"], serde_json::json!({}), "{told}");
+    assert_eq!((peer.rx_packets, peer.tx_packets, peer.tx_dropped), (FRAMES, FRAMES, 0), "{told}");
+}
+
+/// If this fails, it is the machine or the way testpmd is driven, and not our ports.
+#[test]
+fn two_testpmds_forward_to_each_other() {
+    let Some((host, _precedence)) = host() else { return };
+    let socket = host.socket("pair");
+    let mut device = device(&host, &socket, ForwardMode::FlowGen);
+    let periodic = Options {
+        stats_period_s: Some(1),
+        forward_core: 0,
+        main_core: PEER_CORE,
+        ..Options::new(Side::NetVirtioUser(VirtioUser::split(&socket)), ForwardMode::MacSwap, 0)
+    };
+    let mut driver = Testpmd::start(&host, periodic).unwrap();
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let seen = loop {
+        let blocks = port_stats(&driver.process().stdout());
+        match blocks.last() {
+            Some(last) if last.rx_pps > 0 => break *last,
+            _ => assert!(Instant::now() < deadline, "no frame in {blocks:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    // Both ends see frames of 64 bytes less the CRC, which no ring carries.
+    assert_eq!(seen.rx_bytes, 60 * seen.rx_packets);
+    let printed = driver.quit().unwrap();
+    let there = peers::testpmd::forward_stats(&printed).expect("final statistics");
+    let here = device.stop().unwrap();
+    assert!(there.tx_packets >= here.rx_packets && here.rx_packets > 0, "{there:?}, {here:?}");
+    assert!(there.tx_packets - here.rx_packets <= 1024, "lost more than the ring holds: {there:?}, {here:?}");
+    assert!(here.cycles_per_packet.is_some_and(|cycles| cycles > 1.0), "{here:?}");
+    device.quit().unwrap();
+}
+
+/// We drive, DPDK's net_vhost is the device.
+fn drive_ten_million_frames(options: &str, sizes: &str) {
+    let Some((host, _precedence)) = host() else { return };
+    let socket = host.socket("device");
+    let mut device = device(&host, &socket, ForwardMode::MacSwap);
+    let ours = generate(&format!("vhost-user:{}{options}", socket.display()), sizes);
+    let report = ours.report(FRAMES_LIMIT).unwrap();
+    assert_all_back(&report, device.stop().unwrap());
+    device.quit().unwrap();
+}
+
+#[test]
+fn ten_million_frames_return_from_net_vhost() {
+    drive_ten_million_frames(",mrg_rxbuf=off", SMALLEST);
+}
+
+#[test]
+fn ten_million_frames_return_from_net_vhost_with_mergeable_buffers() {
+    drive_ten_million_frames(",mrg_rxbuf=on", ALL_SIZES);
+}
+
+/// We are the device, DPDK's net_virtio_user drives.
+fn serve_ten_million_frames(mergeable: bool, in_order: bool, sizes: &str) {
+    let Some((host, _precedence)) = host() else { return };
+    let socket = host.socket("driver");
+    // It waits for a driver; testpmd connects as soon as it finds the socket.
+    let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), sizes);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !socket.exists() {
+        let process = ours.process();
+        assert!(Instant::now() < deadline && process.is_running(), "no socket: {}", process.stderr());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let user = VirtioUser { mergeable, in_order, ..VirtioUser::split(&socket) };
+    let options = Options::new(Side::NetVirtioUser(user), ForwardMode::MacSwap, PEER_CORE);
+    let mut driver = Testpmd::start(&host, Options { rxd: 512, txd: 1024, ..options }).unwrap();
+    // The generator ends by itself; the driver's counters are read before it notices.
+    let report = ours.report(FRAMES_LIMIT).unwrap();
+    assert_all_back(&report, driver.stop().unwrap());
+    driver.quit().unwrap();
+}
+
+#[test]
+fn ten_million_frames_return_from_net_virtio_user() {
+    serve_ten_million_frames(false, false, SMALLEST);
+}
+
+#[test]
+fn ten_million_frames_return_from_net_virtio_user_with_mergeable_buffers() {
+    serve_ten_million_frames(true, true, ALL_SIZES);
+}
+
+/// Our forwarder under more load than it can take: DPDK generates and takes back.
+fn forward_for_flowgen(options: &str) {
+    let Some((host, _precedence)) = host() else { return };
+    let socket = host.socket("flowgen");
+    let mut device = device(&host, &socket, ForwardMode::FlowGen);
+    let port = format!("vhost-user:{}{options}", socket.display());
+    let args = ["l2fwd", "--port", &port, "--cores", OUR_CORE, "--forward-mode", "macswap"];
+    let ours = Bywash::start(&[&args[..], &["--seconds", "3", "--json"]].concat()).unwrap();
+    let report = ours.report(Duration::from_secs(30)).unwrap();
+    let peer = device.stop().unwrap();
+    let count = |pointer: &str| report.count(pointer).unwrap();
+    let told = format!("{}\ntestpmd: {peer:?}", report.value());
+    let (received, sent) = (count("/ports/0/rx_packets"), count("/ports/0/tx_packets"));
+    assert!(received > 100_000, "{told}");
+    // What we received we sent, or counted as dropped; what was sent arrived, but for a ring's worth.
+    assert_eq!(received, sent + count("/ports/0/tx_dropped"), "{told}");
+    assert!(sent.abs_diff(peer.rx_packets) <= 1024, "{told}");
+    assert!(received <= peer.tx_packets && peer.tx_packets - received <= 1024, "{told}");
+    assert_eq!(count("/ports/0/rx_bytes"), 60 * received, "{told}");
+    assert_eq!(count("/errors"), 0, "{told}");
+    device.quit().unwrap();
+}
+
+#[test]
+fn l2fwd_forwards_for_net_vhost() {
+    forward_for_flowgen(",mrg_rxbuf=off");
+}
+
+#[test]
+fn l2fwd_forwards_for_net_vhost_with_mergeable_buffers() {
+    forward_for_flowgen(",mrg_rxbuf=on");
+}
