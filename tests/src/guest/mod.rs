@@ -62,6 +62,7 @@ pub struct Builder {
     programs: Vec<(PathBuf, String)>,
     links: Vec<(String, String)>,
     hugepages_2m: u32,
+    no_iommu: bool,
 }
 
 impl Builder {
@@ -80,6 +81,20 @@ impl Builder {
     /// Adds a program of this machine, with the libraries it needs, under an absolute path in the guest.
     pub fn program(mut self, from: impl Into<PathBuf>, to: &str) -> Self {
         self.programs.push((from.into(), to.into()));
+        self
+    }
+
+    /// Adds a program of the system by its name, as `/bin/NAME` and in place of busybox's.
+    ///
+    /// A program that is not installed is found missing when the guest is started.
+    pub fn system_program(self, name: &str) -> Self {
+        let path = find_program(name).unwrap_or_else(|_| name.into());
+        self.program(path, &format!("/bin/{name}"))
+    }
+
+    /// Leaves the virtual IOMMU out.
+    pub fn without_iommu(mut self) -> Self {
+        self.no_iommu = true;
         self
     }
 
@@ -151,7 +166,9 @@ impl Builder {
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", agent_path(dir).display()));
         // The IOMMU must come before the devices behind it. Without interrupt remapping the guest's kernel
         // cannot select an IOMMU for VFIO.
-        command.args(["-device", "intel-iommu,caching-mode=on,intremap=on"]);
+        if !self.no_iommu {
+            command.args(["-device", "intel-iommu,caching-mode=on,intremap=on"]);
+        }
         if self.nics.iter().any(Nic::is_on_shared_bus) {
             command.args(["-device", "pcie-pci-bridge,id=conventional,bus=pcie.0,addr=0x10"]);
         }

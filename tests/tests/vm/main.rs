@@ -1,0 +1,61 @@
+//! VFIO where it is real: a Linux guest under QEMU with a virtual IOMMU.
+//!
+//! `BYWASH_REQUIRE=vm` makes a skip a failure. A boot costs some 8 s, so each guest serves several scenarios; what
+//! went before is then part of what is tested, as on a machine that is in use.
+
+mod forwarding;
+mod no_iommu;
+mod refusals;
+mod testpmd;
+mod wire;
+
+use std::time::Duration;
+
+use peers::guest::{self, Builder, Guest};
+use peers::require::{self, Suite};
+
+/// For commands that end by themselves.
+const SOON: Duration = Duration::from_secs(40);
+
+/// Whether a guest can run here; says why if not.
+fn guest_runs() -> bool {
+    match guest::unavailable() {
+        None => true,
+        Some(why) => {
+            require::skip(Suite::Vm, why);
+            false
+        }
+    }
+}
+
+/// A guest with our command, and with what `hugepage-setup.sh` needs beyond busybox.
+fn guest_with_bywash() -> Builder {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    Guest::builder()
+        .program(peers::bywash::binary().unwrap(), "/bin/bywash")
+        .file(format!("{root}/hugepage-setup.sh"), "/bin/hugepage-setup.sh")
+        .system_program("bash")
+        .system_program("flock")
+        .system_program("ip")
+        .link("/bin/bash", "/usr/bin/bash")
+        .link("/bin/busybox", "/usr/bin/env")
+}
+
+/// Runs `bywash l2fwd` on two ports, which must fail at once, and returns what it says.
+fn l2fwd_error(guest: &mut Guest, ports: [&str; 2], memory: &str) -> String {
+    let [a, b] = ports;
+    let output =
+        guest.shell(&format!("bywash l2fwd --port vfio:{a} --port vfio:{b} --seconds 1 {memory}"), SOON);
+    let output = output.unwrap();
+    assert_eq!(output.status, 1, "{}", output.text);
+    output.text
+}
+
+/// Asserts that a text has all these parts.
+fn assert_says(text: &str, parts: &[&str]) {
+    // Messages are wrapped to the terminal's width where there is one; here there is none, but be sure.
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in parts {
+        assert!(words.contains(part), "{part:?} is not in: {text}");
+    }
+}
