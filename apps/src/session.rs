@@ -203,14 +203,12 @@ impl<'a> Show<'a> {
             let info = port.info();
             let mac: Vec<String> = info.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             text.push_str(&format!(
-                "{} {index}  {}  {}, MAC {}, MTU {}, {}+{} descriptors, link {}\n",
+                "{} {index}  {}  {}, {}, MTU {}, link {}\n",
                 self.colour.heading("port"),
                 port.name(),
                 info.driver,
                 mac.join(":"),
                 info.mtu,
-                info.rx_descriptors,
-                info.tx_descriptors,
                 format!("{:?}", port.link()).to_lowercase(),
             ));
         }

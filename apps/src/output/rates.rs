@@ -59,14 +59,14 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
         let ran = total.taken.since(total.started);
         let _ = write!(
             text,
-            "{}  lcore {}{place}: {} busy, {} packets a burst",
+            "{}  lcore {}{place}: {} busy, {} packets/burst",
             colour.heading("core   "),
             total.lcore,
             units::percent(total.busy_ticks, ran),
             mean(total.packets, total.bursts),
         );
         if let Some(cycles) = total.busy_ticks.checked_div(total.packets) {
-            let _ = write!(text, ", {cycles} ticks a packet");
+            let _ = write!(text, ", {cycles} ticks/packet");
         }
         if core.silent {
             let stuck = "did not answer; these are its last figures";
@@ -98,8 +98,8 @@ mod tests {
 rate     1000000 packets in 2.00 s  (500 kpps, 240 Mbit/s)
 frames   7 lost, 0 reordered, 0 duplicated
 dropped  7  (tx_dropped 7)
-core     lcore 0 on cpu 0: 75.0 % busy, 25.0 packets a burst, 3150 ticks a packet
-core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets a burst, 3150 ticks a packet
+core     lcore 0 on cpu 0: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
+core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
 ";
         assert_eq!(text(&fixture::summary(), Colour::Plain), expected);
     }

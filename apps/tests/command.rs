@@ -1,0 +1,134 @@
+//! The `bywash` command as a user meets it: exit codes, what is on which stream, files, signals.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine that does other things too; nothing here should take a tenth of it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn bywash(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bywash"));
+    command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the end, and kills the process if that does not come.
+fn finish(mut child: Child) -> Output {
+    let deadline = Instant::now() + LIMIT;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("still running after {LIMIT:?}: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn run(line: &str) -> (Option<i32>, String, String) {
+    let output = finish(bywash(line).spawn().unwrap());
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+#[test]
+fn demo_prints_one_json_object_in_which_every_frame_came_back() {
+    let (code, stdout, stderr) = run("demo --count 20000 --rate 200k --json");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    let run: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&run["program"], &run["packets"]), (&"demo".into(), &20_000.into()), "{stdout}");
+    for nothing in ["errors", "lost", "reordered", "duplicated"] {
+        assert_eq!(run[nothing], 0, "{nothing}: {stdout}");
+    }
+    assert_eq!(run["latency_ns"]["round_trip"]["count"], 20_000);
+    assert!(run["latency_ns"]["round_trip"]["p50"].as_u64() >= Some(1));
+}
+
+#[test]
+fn demo_for_people_has_totals_table_and_plot_and_no_escape_sequence_in_a_pipe() {
+    let (code, stdout, stderr) = run("demo --seconds 0.3 --rate 100k --stats-period 0.1");
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in [
+        "NIC statistics for port 1  ####",
+        "Forward statistics for port 0  ----",
+        "Accumulated forward statistics for all ports",
+        "round_trip",
+        "99.99 %",
+    ] {
+        assert!(stdout.contains(part), "no {part}:\n{stdout}");
+    }
+    assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'), "{stdout}{stderr}");
+    assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");
+}
+
+#[test]
+fn latency_files_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hgrm, hlog) = (folder.path().join("run.hgrm"), folder.path().join("run.hlog"));
+    let line = format!(
+        "demo --seconds 0.5 --rate 100k --stats-period 0.1 --quiet --hgrm {} --hlog {}",
+        hgrm.display(),
+        hlog.display()
+    );
+    let (code, _, stderr) = run(&line);
+    assert_eq!(code, Some(0), "{stderr}");
+    let table = std::fs::read_to_string(&hgrm).unwrap();
+    assert!(table.contains("1/(1-Percentile)") && table.contains("#[Max"), "{table}");
+    assert!(folder.path().join("run.turn.hgrm").exists());
+    let log = std::fs::read_to_string(&hlog).unwrap();
+    assert!(log.matches("Tag=round_trip,").count() >= 2, "{log}");
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_its_report() {
+    // The progress of a pipe cannot be watched; a statistics period that has passed says that it runs.
+    let mut child = bywash("demo --seconds 600 --rate 100k --stats-period 0.1").spawn().unwrap();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    while !first.contains("Port statistics") {
+        assert_ne!(std::io::BufRead::read_line(&mut stdout, &mut first).unwrap(), 0, "ended early: {first}");
+    }
+    let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(rest.contains("Accumulated forward statistics"), "{rest}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_run_time_failures_1() {
+    for (line, code, words) in [
+        ("", 2, "Usage:"),
+        ("l2fwd --burst 65 --port loop:a", 2, "use 1 to 64"),
+        ("l2fwd", 2, "l2fwd needs a port; give --port SPEC"),
+        ("l2fwd --config /nonexistent.toml", 2, "cannot read configuration file /nonexistent.toml"),
+        ("l2fwd --port eth0", 1, "eth0"),
+        ("demo --seconds 1 --hgrm /nonexistent/x.hgrm", 1, "cannot write /nonexistent/x.hgrm"),
+        ("demo --seconds 1 --size 9000", 1, "9000"),
+    ] {
+        let (status, stdout, stderr) = run(line);
+        assert_eq!(status, Some(code), "bywash {line}: {stderr}");
+        assert!(stderr.contains(words) && stdout.is_empty(), "bywash {line}: {stdout}{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn example_configurations_that_need_no_hardware_run() {
+    for (program, file) in [("demo", "demo.toml"), ("l2fwd", "l2fwd-loop.toml")] {
+        let path = configs().join(file);
+        let (code, stdout, stderr) =
+            run(&format!("{program} --config {} --seconds 0.2 --json", path.display()));
+        assert_eq!(code, Some(0), "{file}: {stderr}");
+        let run: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!((&run["errors"], &run["lost"]), (&0.into(), &0.into()), "{file}: {stdout}");
+    }
+}
