@@ -108,6 +108,10 @@ pub struct L2fwd {
     /// What happens to the frames.
     #[command(flatten)]
     pub args: L2fwdArgs,
+    /// First send this many bursts of 32 frames of 64 bytes from each port: two ports that are wired to each other
+    /// then pass them round for ever
+    #[arg(long, value_name = "BURSTS", default_value_t = 0)]
+    pub tx_first: u32,
     /// Where they come from and go to.
     #[command(flatten)]
     pub ports: PortFlags,

@@ -317,6 +317,28 @@ fn frames_of_others_are_dropped_as_foreign() {
 }
 
 #[test]
+fn l2fwd_sends_its_first_bursts_from_each_port_and_nothing_more() {
+    let collected = Collected::default();
+    let collect = Collect { collected: collected.clone(), ..Collect::default() };
+    let running = engine(L2fwd::new(ForwardMode::Macswap, 0).tx_first(2), collect, 2, 1).start().unwrap();
+    let start = Instant::now();
+    while collected.lock().unwrap().len() < 2 * 2 * 32 {
+        assert!(start.elapsed() < PATIENCE, "{} frames", collected.lock().unwrap().len());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    running.stop().unwrap();
+    let collected = collected.lock().unwrap();
+    for port in [0, 1] {
+        let frames: Vec<_> = collected.iter().filter(|(at, _)| *at == port).collect();
+        assert_eq!(frames.len(), 64, "port {port}");
+        for (_, bytes) in frames {
+            assert_eq!((bytes.len(), &bytes[..6]), (64, &[2, 0, 0, 0, 0, u8::try_from(port).unwrap()][..]));
+        }
+    }
+}
+
+#[test]
 fn l2fwd_rewrites_the_addresses_of_the_port_it_sends_on() {
     let frame = |source: u8| {
         [&[0xd0, 1, 2, 3, 4, 5, 0xa0, 7, 8, 9, 10, source][..], &[0x88, 0xb5], &[source; 50]].concat()

@@ -44,6 +44,10 @@ pub struct EngineFlags {
     /// Packet buffers in all [default: what the queues hold, and 2048 a core]
     #[arg(long, value_name = "N", value_parser = number(config::mbufs))]
     pub mbufs: Option<usize>,
+
+    /// Record no latencies: for measuring what recording costs
+    #[arg(long)]
+    pub no_latency: bool,
 }
 
 /// How long, and what is shown.
@@ -101,6 +105,8 @@ pub struct Settings {
     pub engine: EngineTable,
     /// Ports to open.
     pub ports: Vec<PortTable>,
+    /// Whether latencies are recorded.
+    pub latency: bool,
 }
 
 impl Settings {
@@ -116,7 +122,7 @@ impl Settings {
             ..EngineTable::default()
         };
         let ports = if ports.is_empty() { file.ports } else { ports.iter().map(PortTable::new).collect() };
-        Settings { engine: typed.or(file.engine), ports }
+        Settings { engine: typed.or(file.engine), ports, latency: !flags.no_latency }
     }
 
     /// The same, insisting on a port.
@@ -146,6 +152,7 @@ impl Settings {
         if let Some(mbufs) = mbufs {
             engine.mbufs(*mbufs);
         }
+        engine.latency(self.latency);
         engine.memory(page_size.unwrap_or_default(), *node);
         for port in &self.ports {
             let default = config::DEFAULT_DESCRIPTORS;

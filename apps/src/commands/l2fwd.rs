@@ -15,7 +15,8 @@ pub(super) fn run(args: &L2fwd, file: Config) -> Result<ExitCode, Failure> {
     let (mut engine, cpus) = settings.engine();
     for (ports, cpu) in dealt(settings.ports.len(), 2, cpus.len()).into_iter().zip(cpus) {
         let lcore = engine.lcore(cpu);
-        engine.program(lcore, l2fwd::L2fwd::new(args.args.forward_mode, ports.start), ports);
+        let program = l2fwd::L2fwd::new(args.args.forward_mode, ports.start).tx_first(args.tx_first);
+        engine.program(lcore, program, ports);
     }
     let session =
         Session { result_ports: (0..settings.ports.len()).collect(), ..Session::of("l2fwd", RESIDENCE) };

@@ -1,6 +1,7 @@
 //! `bywash l2fwd`: forwards frames between pairs of ports.
 
 mod rewrite;
+mod seed;
 
 use engine::tsc::Tsc;
 use engine::{Burst, Cx, Program, ProgramError};
@@ -42,6 +43,8 @@ pub struct L2fwd {
     mode: ForwardMode,
     first_port: usize,
     routes: Vec<Route>,
+    /// Bursts still to be sent from each port before anything was received.
+    seeds: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,14 @@ impl L2fwd {
     /// ports is called in the addresses of mode `mac`: the number of ports that other cores' forwarders have
     /// before it.
     pub fn new(mode: ForwardMode, first_port: usize) -> Self {
-        Self { mode, first_port, routes: Vec::new() }
+        Self { mode, first_port, routes: Vec::new(), seeds: 0 }
+    }
+
+    /// Sends `bursts` bursts of its own from each port first, one a turn, as testpmd's `--tx-first` does.
+    #[must_use]
+    pub fn tx_first(mut self, bursts: u32) -> Self {
+        self.seeds = bursts;
+        self
     }
 
     /// Takes the frames out that were not rewritten. Only after [`set_addresses`] or [`swap_addresses`] said
@@ -94,5 +104,21 @@ impl Program for L2fwd {
             Self::drop_unwritable(burst, cx);
         }
         cx.send_burst(to, burst);
+    }
+
+    fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
+        if self.seeds == 0 {
+            return false;
+        }
+        self.seeds -= 1;
+        for port in 0..self.routes.len() {
+            // What a frame from this port's pair would be sent with.
+            let addresses = self.routes[paired_with(port, self.routes.len())].addresses;
+            let mut burst = Burst::new();
+            burst.extend(cx.pool.alloc_bulk(seed::FRAMES).filter_map(seed::fill));
+            set_addresses(&mut burst, addresses);
+            cx.send_burst(port, &mut burst);
+        }
+        true
     }
 }
