@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 # In the order in which `all` runs them: cheap and telling first.
-readonly JOBS=(setup fmt lint doc deny test hist scripts model fuzz dpdk vm readme)
+readonly JOBS=(setup fmt lint doc deny test hist scripts model fuzz dpdk vm bench readme)
 
 readonly TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 # Sanitized and loom builds have flags of their own; in the common folder they would rebuild everything each time.
@@ -56,6 +56,7 @@ Usage: ./ci.sh <job>...
   fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
   vm       VFIO in a QEMU guest with a virtual IOMMU
+  bench    every benchmark; in a short form that measures nothing of worth when part of all
   readme   run the README's marked commands
 
 Environment:
@@ -179,6 +180,19 @@ job_dpdk() { cargo_test_some --release --locked -p bywash-tests --test dpdk -- -
 
 job_vm() { cargo_test_some --release --locked -p bywash-tests --test vm -- --nocapture --test-threads=1; }
 
+# Set by `all`: benchmarks only show that they work.
+SMOKE=''
+
+job_bench() {
+    local bench=(cargo run --release --locked -p bywash-bench -- ${SMOKE:+--smoke})
+    if [[ $EUID -eq 0 ]] && command -v dpdk-testpmd >/dev/null && command -v qemu-system-x86_64 >/dev/null; then
+        "${bench[@]}" all
+    else
+        "${bench[@]}" mempool
+        skip dpdk 'the comparing benchmarks need root, dpdk-testpmd and qemu-system-x86_64'
+    fi
+}
+
 # Prints the README's commands as one script. A fenced block takes part when its info string ends in `run`
 # (```console run, ```sh run): of a console block the lines after `$ ` with their continuations, of a sh block all.
 readme_script() {
@@ -231,7 +245,10 @@ main() {
     for job in "$@"; do
         case $job in
             -h | --help | help) usage; exit 0 ;;
-            all) wanted+=("${JOBS[@]}") ;;
+            all)
+                wanted+=("${JOBS[@]}")
+                SMOKE=1
+                ;;
             *)
                 if ! declare -F "job_$job" >/dev/null; then
                     say "ci.sh: no job '$job'; there are: all ${JOBS[*]}" >&2

@@ -418,7 +418,7 @@ test_real_hugepages_are_reserved_and_given_back() {
     fi
     # The suites that reserve pages hold this lock (tests/src/hugepages.rs): they count what is free.
     exec {lock}>/tmp/bywash-peers.lock
-    flock -w 240 "$lock"
+    flock -w 240 "$lock" || { echo 'another suite has held /tmp/bywash-peers.lock for 240 s; wait for it to end'; exit 1; }
     before=$(<"$pages") # not local: the trap below runs outside this function
     # The real /sys and /proc, a state of its own: what an administrator set up is not ours to undo.
     M="$WORK/real"
