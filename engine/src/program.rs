@@ -66,11 +66,16 @@ pub(crate) struct Lane {
     /// Index of its row in the core's report.
     pub row: usize,
     staged: Box<Burst>,
+    /// Scratch of `flush`: 1 KiB that would be copied about if it were a return value.
+    stamps: Box<Stamps>,
 }
+
+/// Receive stamps in ticks, and how many frames in a row have each.
+type Stamps = ArrayVec<(u64, u64), MAX_BURST>;
 
 impl Lane {
     pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize) -> Self {
-        Self { queue_pair, row, staged: Box::default() }
+        Self { queue_pair, row, staged: Box::default(), stamps: Box::default() }
     }
 }
 
@@ -158,18 +163,17 @@ impl Cx<'_> {
 /// One `tx_burst`, one notification at most; what does not fit is dropped and counted.
 #[inline]
 fn flush(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, recording: bool) {
-    let stamps = if recording { stamps(&lane.staged) } else { ArrayVec::new() };
+    if recording {
+        note_stamps(&lane.staged, &mut lane.stamps);
+    }
     lane.queue_pair.tx_burst(&mut lane.staged);
     report.queues[lane.row].tx_dropped += lane.staged.len() as u64;
     lane.staged.clear();
-    if !stamps.is_empty() {
+    if !lane.stamps.is_empty() {
         let now = Tsc::now();
-        for (rx_ticks, count) in stamps {
-            report.latencies.record(
-                crate::lcore::RESIDENCE_SLOT,
-                tsc.ns_between(Ticks(rx_ticks), now),
-                count,
-            );
+        for (rx_ticks, count) in lane.stamps.drain(..) {
+            let ns = tsc.ns_between(Ticks(rx_ticks), now);
+            report.latencies.record(crate::lcore::RESIDENCE_SLOT, ns, count);
         }
     }
 }
@@ -177,14 +181,18 @@ fn flush(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, recording: bool) {
 /// The receive stamps of the frames, runs of equal ones counted together: one entry for a burst that was received
 /// together. Frames that were not received have none.
 #[inline]
-fn stamps(burst: &Burst) -> ArrayVec<(u64, u64), MAX_BURST> {
-    let mut runs: ArrayVec<(u64, u64), MAX_BURST> = ArrayVec::new();
-    for frame in burst {
-        match (frame.rx_ticks(), runs.last_mut()) {
-            (0, _) => {}
-            (ticks, Some((last, count))) if *last == ticks => *count += 1,
-            (ticks, _) => runs.push((ticks, 1)),
+fn note_stamps(burst: &Burst, runs: &mut Stamps) {
+    let (mut run, mut count) = (0, 0);
+    for ticks in burst.iter().map(Mbuf::rx_ticks) {
+        if ticks != run {
+            if run != 0 {
+                runs.push((run, count));
+            }
+            (run, count) = (ticks, 0);
         }
+        count += 1;
     }
-    runs
+    if run != 0 {
+        runs.push((run, count));
+    }
 }
