@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 # In the order in which `all` runs them: cheap and telling first.
-readonly JOBS=(setup fmt lint doc deny test hist scripts model fuzz dpdk vm bench readme)
+readonly JOBS=(setup fmt lint doc deny test hist scripts examples model fuzz dpdk vm bench readme)
 
 readonly TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 # Sanitized and loom builds have flags of their own; in the common folder they would rebuild everything each time.
@@ -52,6 +52,7 @@ Usage: ./ci.sh <job>...
   test     unit, documentation and integration tests that need neither root nor hardware
   hist     our latency files, read back by HdrHistogram's Python package
   scripts  hugepage-setup.sh over a fake /sys, and for real when root
+  examples start every file in configs/
   model    loom on the lock-free rings; property tests with many more cases
   fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
@@ -149,6 +150,8 @@ job_hist() {
     fi
     BYWASH_PYTHON="$venv/bin/python" cargo_test_some --locked -p bywash --test hist
 }
+
+job_examples() { cargo_test_some --locked -p bywash --test configs; }
 
 job_scripts() { tests/setup/run.sh; }
 
