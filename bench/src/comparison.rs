@@ -193,6 +193,17 @@ impl Outcome for Comparison {
         self.target.map(|target| format!("{target:.2} × the best of the others"))
     }
 
+    fn caveat(&self) -> Option<String> {
+        let worst = self.lines().iter().map(|line| line.others_share).fold(0.0, f64::max);
+        if worst > self.pace.others_limit {
+            let percent = 100.0 * worst;
+            return Some(format!(
+                "disturbed: other programs took up to {percent:.0} % of the processor; measure again"
+            ));
+        }
+        self.pace.smoke.then(|| "a smoke run: shows that it works, and nothing else".to_owned())
+    }
+
     fn table(&self) -> Table {
         let mut table = crate::table::new(["", "Mpps", "range", "cycles/packet", "others' CPU", "ratio"]);
         for (contender, line) in self.contenders.iter().zip(self.lines()) {
@@ -244,9 +255,11 @@ mod tests {
             attempts += 1;
             Ok(Round { others_share: shares[attempts as usize - 1], ..round(f64::from(attempts)) })
         });
-        let contender = &run.unwrap().contenders[0];
+        let run = run.unwrap();
+        let contender = &run.contenders[0];
         assert_eq!((attempts, contender.rounds.len()), (3, 1));
         assert!((contender.rounds[0].others_share - 0.1).abs() < 1e-9);
+        assert!(run.caveat().is_some_and(|caveat| caveat.contains("10 %")));
     }
 
     #[test]
@@ -274,6 +287,7 @@ mod tests {
         let comparison = run(1.05).unwrap();
         assert!((comparison.lines()[2].ratio.unwrap() - 1.1).abs() < 1e-9);
         assert_eq!(comparison.reaches_target(), Some(true));
+        assert_eq!(comparison.caveat(), None);
         assert_eq!(run(1.2).unwrap().reaches_target(), Some(false));
     }
 

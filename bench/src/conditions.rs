@@ -52,9 +52,12 @@ impl Conditions {
     }
 }
 
+/// What differs from the commit; earlier archived runs do not count.
+const CHANGES: [&str; 5] = ["status", "--porcelain", "--", ":/", ":(top,exclude)bench/runs"];
+
 fn commit() -> String {
     let hash = output("git", &["rev-parse", "--short=12", "HEAD"]);
-    let changed = !matches!(output("git", &["status", "--porcelain"]).as_str(), "" | "unknown");
+    let changed = !matches!(output("git", &CHANGES).as_str(), "" | "unknown");
     if changed { hash + "+" } else { hash }
 }
 

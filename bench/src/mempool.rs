@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use comfy_table::{Cell, CellAlignment, Color, Table};
 use crossbeam_queue::ArrayQueue;
 use peers::precedence::Precedence;
@@ -65,13 +65,22 @@ pub fn run(pace: &Pace) -> Result<Mempool> {
 
 fn measure(cores: &[core_affinity::CoreId], pace: &Pace) -> Result<Mempool> {
     let _precedence = Precedence::take();
-    ensure!(core_affinity::set_for_current(cores[0]), "cannot pin to core {}", cores[0].id);
+    // A thread of its own is pinned: children of this one, such as testpmd, would inherit its core.
+    std::thread::scope(|scope| {
+        let home = scope.spawn(|| {
+            ensure!(core_affinity::set_for_current(cores[0]), "cannot pin to core {}", cores[0].id);
+            measure(cores[1], pace)
+        });
+        home.join().map_err(|_| anyhow!("the home core's thread panicked"))?
+    })
+}
 
+fn measure(foreign: core_affinity::CoreId, pace: &Pace) -> Result<Mempool> {
     let config = PoolConfig::default();
     let region = Region::new(RegionConfig { len_bytes: config.region_bytes(), ..RegionConfig::default() })?;
     let pool = Pool::new(&region, config)?;
     let home = pool.adopt()?;
-    let foreign = Foreign { core: cores[1], mbufs: home.levels().mbufs };
+    let foreign = Foreign { core: foreign, mbufs: home.levels().mbufs };
 
     let mut rows = [
         ("home core, allocate and free", Some(HOME_TARGET_NS)),
@@ -220,6 +229,10 @@ impl Outcome for Mempool {
 
     fn target(&self) -> Option<String> {
         Some(format!("≤ {HOME_TARGET_NS} ns a pair at home, ≤ {FOREIGN_TARGET_NS} ns a foreign free"))
+    }
+
+    fn caveat(&self) -> Option<String> {
+        cfg!(debug_assertions).then(|| "built without --release: the figures say nothing".to_owned())
     }
 
     fn reaches_target(&self) -> Option<bool> {

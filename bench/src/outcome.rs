@@ -15,6 +15,9 @@ pub trait Outcome: Serialize {
     /// What was to be reached, in words; `None` if nothing was.
     fn target(&self) -> Option<String>;
 
+    /// Why the figures should not be believed, if they should not.
+    fn caveat(&self) -> Option<String>;
+
     /// Whether it was reached; `None` without a target or without anything of ours to reach it.
     fn reaches_target(&self) -> Option<bool>;
 }
@@ -37,17 +40,18 @@ pub fn show(about: About, conditions: &Conditions, outcome: &impl Outcome, archi
     println!("{table}");
     let reached = outcome.reaches_target();
     let verdict = match (outcome.target(), reached) {
-        (Some(target), Some(true)) => format!("target: {target}: reached"),
-        (Some(target), Some(false)) => format!("target: {target}: NOT reached"),
-        _ => String::new(),
+        (Some(target), Some(true)) => Some(format!("target: {target}: reached")),
+        (Some(target), Some(false)) => Some(format!("target: {target}: NOT reached")),
+        _ => None,
     };
-    if !verdict.is_empty() {
-        println!("{verdict}");
+    let remarks: Vec<String> = verdict.into_iter().chain(outcome.caveat()).collect();
+    for remark in &remarks {
+        println!("{remark}");
     }
     if archive {
         table.force_no_tty();
         let run = Run { about, conditions, result: outcome };
-        println!("archived in {}", run.write(&format!("{table}\n{verdict}"))?.display());
+        println!("archived in {}", run.write(&format!("{table}\n{}", remarks.join("\n")))?.display());
     }
     Ok(reached.unwrap_or(true))
 }
