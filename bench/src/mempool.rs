@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Color, Table};
 use crossbeam_queue::ArrayQueue;
 use peers::precedence::Precedence;
@@ -58,29 +58,20 @@ impl Row {
 pub fn run(pace: &Pace) -> Result<Mempool> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     ensure!(cores.len() >= 2, "{} core, but home and foreign core are two", cores.len());
+    // Before the thread starts, which inherits it.
+    let _precedence = Precedence::take();
     // In a thread of its own: pinned, the calling one would see a single core in every later benchmark.
     let measuring = std::thread::scope(|scope| scope.spawn(|| measure(&cores, pace)).join());
     measuring.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn measure(cores: &[core_affinity::CoreId], pace: &Pace) -> Result<Mempool> {
-    let _precedence = Precedence::take();
-    // A thread of its own is pinned: children of this one, such as testpmd, would inherit its core.
-    std::thread::scope(|scope| {
-        let home = scope.spawn(|| {
-            ensure!(core_affinity::set_for_current(cores[0]), "cannot pin to core {}", cores[0].id);
-            measure(cores[1], pace)
-        });
-        home.join().map_err(|_| anyhow!("the home core's thread panicked"))?
-    })
-}
-
-fn measure(foreign: core_affinity::CoreId, pace: &Pace) -> Result<Mempool> {
+    ensure!(core_affinity::set_for_current(cores[0]), "cannot pin to core {}", cores[0].id);
     let config = PoolConfig::default();
     let region = Region::new(RegionConfig { len_bytes: config.region_bytes(), ..RegionConfig::default() })?;
     let pool = Pool::new(&region, config)?;
     let home = pool.adopt()?;
-    let foreign = Foreign { core: foreign, mbufs: home.levels().mbufs };
+    let foreign = Foreign { core: cores[1], mbufs: home.levels().mbufs };
 
     let mut rows = [
         ("home core, allocate and free", Some(HOME_TARGET_NS)),
