@@ -14,7 +14,7 @@ use std::slice;
 
 use super::mbuf::NoRoom;
 use super::pool::PoolInner;
-use super::pool::sync::{AtomicU32, Ordering, fence};
+use super::pool::sync::{AtomicU16, Ordering, fence};
 use super::region::Iova;
 
 /// What a frame asks of the device that sends it, or what the device that received it found out, in the
@@ -46,11 +46,13 @@ pub(super) struct Element {
     /// For a clone: the element that owns the data room, of which we hold one count.
     pub direct: Option<NonNull<Element>>,
     pub rx_ticks: u64,
-    /// Handles that may reach this element's own data room.
-    pub refcnt: AtomicU32,
     /// Where the data starts, in bytes from `room`.
     pub data_off: u32,
     pub len: u32,
+    /// Bytes of the data room in use, headroom included.
+    pub room_bytes: u32,
+    /// Handles that may reach this element's own data room.
+    pub refcnt: AtomicU16,
     pub offload: Offload,
 }
 
@@ -147,15 +149,7 @@ impl Mbuf {
     #[inline]
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        let element = self.element();
-        let pool = match element.direct {
-            None => element.pool,
-            // SAFETY: we hold a count of `direct`, so it is a live element of a live pool, and `pool` is
-            // never written after construction.
-            Some(direct) => unsafe { (*direct.as_ptr()).pool },
-        };
-        // SAFETY: a pool outlives its elements that are out; the field is never written.
-        unsafe { (*pool.as_ptr()).room_bytes }
+        self.element().room_bytes as usize
     }
 
     /// Start of the data as our address; valid for [`len`](Self::len) bytes, and for
@@ -260,15 +254,70 @@ impl Mbuf {
         // ORDERING: Relaxed. A new handle is made from an existing one; nothing is published by it.
         // SAFETY: `direct` is our own element or one that we hold a count of; only its atomic is touched.
         let before = unsafe { (*direct.as_ptr()).refcnt.fetch_add(1, Ordering::Relaxed) };
-        assert!(before < u32::MAX / 2, "too many clones of one mbuf");
-        let (room, data_off, len) = (element.room, element.data_off, element.len);
+        assert!(before < u16::MAX / 2, "too many clones of one mbuf");
+        let Element { room, room_bytes, data_off, len, .. } = *element;
         let target = clone.element_mut();
         // SAFETY: `clone` is exclusively ours and unshared; its own room is restored when it is given up.
         unsafe {
             (*target).direct = Some(direct);
             (*target).room = room;
+            (*target).room_bytes = room_bytes;
         }
         clone.set_data(data_off, len);
+    }
+
+    /// Grows the data by `count` bytes at the end of this segment (`skb_put`) and returns them, contents
+    /// undefined.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the tailroom is shorter or a clone shares the room.
+    #[inline]
+    pub fn append(&mut self, count: usize) -> Result<&mut [u8], NoRoom> {
+        let Element { data_off, len, room_bytes, room, .. } = *self.element();
+        let end = data_off as usize + len as usize;
+        let tailroom = room_bytes as usize - end;
+        if count > tailroom {
+            return Err(NoRoom::Short { asked: count, room: tailroom });
+        }
+        if self.is_shared() {
+            return Err(NoRoom::Shared);
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most the tailroom, a u32
+        self.set_data(data_off, len + count as u32);
+        // SAFETY: within the room, of which nobody else has a handle; initialised as in `data`.
+        Ok(unsafe { slice::from_raw_parts_mut(room.add(end), count) })
+    }
+
+    /// Grows the data by `count` bytes at the front (`skb_push`) and returns them, contents undefined.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the headroom is shorter or a clone shares the room.
+    #[inline]
+    pub fn prepend(&mut self, count: usize) -> Result<&mut [u8], NoRoom> {
+        let Element { data_off, len, room, .. } = *self.element();
+        let headroom = data_off as usize;
+        if count > headroom {
+            return Err(NoRoom::Short { asked: count, room: headroom });
+        }
+        if self.is_shared() {
+            return Err(NoRoom::Shared);
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most the headroom, a u32
+        self.set_data(data_off - count as u32, len + count as u32);
+        // SAFETY: within the room, of which nobody else has a handle; initialised as in `data`.
+        Ok(unsafe { slice::from_raw_parts_mut(room.add(headroom - count), count) })
+    }
+
+    /// Makes the data what a device has written into this empty mbuf: `written` bytes from its start, of which the
+    /// first `skip` are left out. False, and nothing changed, if they would end outside the room.
+    #[inline]
+    pub(crate) fn set_written(&mut self, skip: u32, written: u32) -> bool {
+        let Element { data_off, room_bytes, .. } = *self.element();
+        if written > room_bytes - data_off || skip > written {
+            return false;
+        }
+        self.set_data(data_off + skip, written - skip);
+        true
     }
 
     /// Appends `count` bytes from memory that is not ours.
@@ -365,7 +414,9 @@ fn give_up_linked(first: NonNull<Element>) {
                 next
             });
             if let Some(direct) = (*fields).direct.take() {
-                (*fields).room = (*(*fields).pool.as_ptr()).room_of(element);
+                let pool = (*fields).pool.as_ptr();
+                (*fields).room = (*pool).room_of(element);
+                (*fields).room_bytes = (*pool).room_bytes;
                 give_up(direct);
             }
             give_up(element);

@@ -44,43 +44,6 @@ impl Mbuf {
         self.room_bytes() - self.headroom() - self.len()
     }
 
-    /// Grows the data by `count` bytes at the front (`skb_push`) and returns them, contents undefined.
-    ///
-    /// # Errors
-    /// [`NoRoom`] when the headroom is shorter or a clone shares the room.
-    pub fn prepend(&mut self, count: usize) -> Result<&mut [u8], NoRoom> {
-        let room = self.headroom();
-        if count > room {
-            return Err(NoRoom::Short { asked: count, room });
-        }
-        if self.is_shared() {
-            return Err(NoRoom::Shared);
-        }
-        self.set_bounds(room - count, self.len() + count);
-        let data = self.data_mut().ok_or(NoRoom::Shared)?;
-        Ok(&mut data[..count])
-    }
-
-    /// Grows the data by `count` bytes at the end of this segment (`skb_put`) and returns them, contents
-    /// undefined.
-    ///
-    /// # Errors
-    /// [`NoRoom`] when the tailroom is shorter or a clone shares the room.
-    #[inline]
-    pub fn append(&mut self, count: usize) -> Result<&mut [u8], NoRoom> {
-        let room = self.tailroom();
-        if count > room {
-            return Err(NoRoom::Short { asked: count, room });
-        }
-        if self.is_shared() {
-            return Err(NoRoom::Shared);
-        }
-        let len = self.len();
-        self.set_bounds(self.headroom(), len + count);
-        let data = self.data_mut().ok_or(NoRoom::Shared)?;
-        Ok(&mut data[len..])
-    }
-
     /// Cuts `count` bytes off the front of this segment (`skb_pull`).
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use memmap2::{Advice, MmapMut, MmapRaw};
 
 use super::element::{Element, Mbuf, Offload};
 use super::region::Region;
-use sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, OwnerCell};
+use sync::{ArrayQueue, AtomicU16, AtomicU64, Ordering, OwnerCell};
 
 mod config;
 pub(super) mod sync;
@@ -41,7 +41,7 @@ unsafe impl Send for Returned {}
 pub(super) struct PoolInner {
     /// The home thread's token, 0 when there is none.
     owner: AtomicU64,
-    pub(super) room_bytes: usize,
+    pub(super) room_bytes: u32,
     headroom_bytes: u32,
     stride_bytes: usize,
     rooms: *mut u8,
@@ -188,7 +188,7 @@ impl Pool {
         let _ = map.advise(Advice::HugePage);
         let inner = Box::new(PoolInner {
             owner: AtomicU64::new(0),
-            room_bytes: (headroom_bytes + data_room_bytes) as usize,
+            room_bytes: headroom_bytes + data_room_bytes,
             headroom_bytes,
             stride_bytes: config.stride_bytes(),
             rooms,
@@ -244,9 +244,10 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
             next: None,
             direct: None,
             rx_ticks: 0,
-            refcnt: AtomicU32::new(1),
             data_off: pool.headroom_bytes,
             len: 0,
+            room_bytes: pool.room_bytes,
+            refcnt: AtomicU16::new(1),
             offload: Offload::default(),
         };
         // SAFETY: the slot is ours and uninitialised memory is overwritten, not dropped; nobody else uses the
@@ -320,7 +321,7 @@ impl HomePool {
     #[inline]
     #[must_use]
     pub fn data_room_bytes(&self) -> usize {
-        self.inner().room_bytes - self.inner().headroom_bytes as usize
+        (self.inner().room_bytes - self.inner().headroom_bytes) as usize
     }
 
     /// Where the mbufs are now.

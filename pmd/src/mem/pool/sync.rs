@@ -6,7 +6,7 @@
 #[cfg(not(loom))]
 mod imp {
     use std::cell::{Cell, UnsafeCell};
-    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
     pub use crossbeam_queue::ArrayQueue;
 
@@ -52,7 +52,7 @@ mod imp {
     use std::cell::Cell;
     use std::collections::VecDeque;
 
-    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
     pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
 

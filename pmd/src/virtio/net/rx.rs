@@ -8,6 +8,10 @@ use crate::port::{Burst, QueueCounters, QueueFault};
 use crate::virtio::spec::net::HEADER_BYTES;
 use crate::virtio::split::driver::{DriverQueue, Piece};
 
+/// Bytes in front of a frame.
+#[allow(clippy::cast_possible_truncation)] // 12
+const HEADER: u32 = HEADER_BYTES as u32;
+
 /// How many frames ahead of the one in hand are fetched into the cache.
 const PREFETCH_AHEAD: u16 = 4;
 
@@ -42,20 +46,18 @@ impl Receiver {
             Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
             Ok(ready) => self.receive_single(burst, budget, ready),
         };
-        let frames = &burst[before..];
-        self.counters.rx_packets += frames.len() as u64;
-        self.counters.rx_bytes += frames.iter().map(|frame| frame.pkt_len() as u64).sum::<u64>();
-        frames.len()
+        let received = burst.len() - before;
+        self.counters.rx_packets += received as u64;
+        received
     }
 
     /// One buffer a frame: nothing of the header is of use, since no offload was negotiated, and it is not read.
+    #[inline]
     fn receive_single(&mut self, burst: &mut Burst, budget: usize, ready: u16) -> Result<(), QueueFault> {
         for _ in 0..budget.min(usize::from(ready)) {
             self.prefetch();
-            let (mbuf, len) = self.complete()?;
-            match with_bounds(mbuf, HEADER_BYTES, len) {
-                Some(frame) => burst.push(frame),
-                None => self.counters.rx_errors += 1,
+            if let Some(frame) = self.complete(HEADER)? {
+                self.deliver(frame, burst);
             }
         }
         Ok(())
@@ -69,24 +71,21 @@ impl Receiver {
                 break;
             }
             self.prefetch();
-            // A frame whose buffers are not all there yet stays for the next poll.
             let Some(num_buffers) = self.peek_num_buffers() else {
-                drop(self.complete()?); // names the lie
+                drop(self.complete(HEADER)?); // names the lie
                 break;
             };
             if num_buffers == 0 || num_buffers > self.queue.outstanding() {
                 return Err(self.queue.set_fault(QueueFault::BadNumBuffers { num_buffers, ready }));
             }
             if num_buffers > left {
-                break;
+                break; // a frame whose buffers are not all there yet stays for the next poll
             }
             left -= num_buffers;
-            let (first, len) = self.complete()?;
-            let mut frame = with_bounds(first, HEADER_BYTES, len);
+            let mut frame = self.complete(HEADER)?;
             for _ in 1..num_buffers {
-                let (next, len) = self.complete()?;
                 // A piece that makes no sense spoils its frame; the queue stays in step.
-                frame = match (frame, with_bounds(next, 0, len)) {
+                frame = match (frame, self.complete(0)?) {
                     (Some(mut head), Some(tail)) => {
                         head.chain(tail);
                         Some(head)
@@ -94,12 +93,17 @@ impl Receiver {
                     _ => None,
                 };
             }
-            match frame {
-                Some(frame) => burst.push(frame),
-                None => self.counters.rx_errors += 1,
+            if let Some(frame) = frame {
+                self.deliver(frame, burst);
             }
         }
         Ok(())
+    }
+
+    #[inline]
+    fn deliver(&mut self, frame: Mbuf, burst: &mut Burst) {
+        self.counters.rx_bytes += frame.pkt_len() as u64;
+        burst.push(frame);
     }
 
     #[inline]
@@ -115,15 +119,25 @@ impl Receiver {
         Some(u16::from_le_bytes(self.queue.peek(0)?.read_room(HEADER_BYTES - 2)?))
     }
 
-    /// The next used buffer and the length that the device states, which fits in it.
+    /// The data in the next used buffer behind the first `skip` bytes; `None`, and counted, if there is none.
     #[inline]
-    fn complete(&mut self) -> Result<(Mbuf, usize), QueueFault> {
-        let (mbuf, len) = self.queue.complete()?;
-        let posted = posted_bytes(&mbuf);
+    fn complete(&mut self, skip: u32) -> Result<Option<Mbuf>, QueueFault> {
+        let (mut mbuf, len) = self.queue.complete()?;
+        if len > skip && mbuf.set_written(skip, len) {
+            return Ok(Some(mbuf));
+        }
+        self.no_data(&mbuf, len).map(|()| None)
+    }
+
+    /// A buffer with nothing in it is an error of the device's; one with more in it than fits is a lie.
+    #[cold]
+    fn no_data(&mut self, mbuf: &Mbuf, len: u32) -> Result<(), QueueFault> {
+        let posted = posted_bytes(mbuf);
         if len > posted {
             return Err(self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted }));
         }
-        Ok((mbuf, len as usize))
+        self.counters.rx_errors += 1;
+        Ok(())
     }
 
     /// Posts fresh buffers wherever there is none: on every poll, also an empty one, or the ring starves.
@@ -149,13 +163,4 @@ impl Receiver {
 #[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
 fn posted_bytes(mbuf: &Mbuf) -> u32 {
     (mbuf.room_bytes() - mbuf.headroom()) as u32
-}
-
-/// The frame, or piece of one, in a buffer of which the device has written `len` bytes, `skip` of them a header;
-/// `None` if nothing is left of it.
-#[inline]
-fn with_bounds(mut mbuf: Mbuf, skip: usize, len: usize) -> Option<Mbuf> {
-    let data_bytes = len.checked_sub(skip).filter(|bytes| *bytes > 0)?;
-    mbuf.set_bounds(mbuf.headroom() + skip, data_bytes);
-    Some(mbuf)
 }

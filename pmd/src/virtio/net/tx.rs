@@ -53,35 +53,32 @@ impl Transmitter {
     /// Sends from the front of `burst` until the queue is full.
     #[inline]
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
-        let size = usize::from(self.queue.size());
-        if usize::from(self.queue.free()) < size / 2 + burst.len() {
+        let count = burst.len();
+        if usize::from(self.queue.free()) < usize::from(self.queue.size()) / 2 + count {
             self.reclaim();
         }
         if self.queue.fault().is_some() {
             return 0;
         }
-        let mut room = usize::from(self.queue.free());
-        let sendable = burst
-            .iter()
-            .take_while(|frame| match room.checked_sub(descriptors(frame).min(size)) {
-                Some(left) => {
-                    room = left;
-                    true
-                }
-                None => false,
-            })
-            .count();
-        for frame in burst.drain(..sendable) {
-            self.post(frame);
+        let mut unsent = Burst::new();
+        for frame in burst.drain(..) {
+            if !unsent.is_empty() {
+                unsent.push(frame);
+            } else if let Err(frame) = self.post(frame) {
+                unsent.push(frame);
+            }
         }
         self.counters.notifications += u64::from(self.queue.publish());
-        sendable
+        let sent = count - unsent.len();
+        burst.extend(unsent);
+        sent
     }
 
+    /// Posts one frame, or gives it back if there is no room for it now.
     #[inline]
-    fn post(&mut self, mut frame: Mbuf) {
+    fn post(&mut self, mut frame: Mbuf) -> Result<(), Mbuf> {
         let bytes = frame.len();
-        if descriptors(&frame) > 1 || bytes == 0 {
+        if frame.next().is_some() || bytes == 0 || self.queue.free() == 0 {
             return self.post_pieces(frame);
         }
         // One descriptor: the header goes into the headroom. All zero: no offload is asked for, and num_buffers is
@@ -92,30 +89,26 @@ impl Transmitter {
         self.queue.post(frame, piece, false);
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += bytes as u64;
+        Ok(())
     }
 
     /// A chain, or a frame whose headroom is not ours to write: the header in a descriptor of its own.
     #[cold]
-    fn post_pieces(&mut self, frame: Mbuf) {
+    fn post_pieces(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
         let bytes = frame.pkt_len();
-        if bytes == 0 || descriptors(&frame) > usize::from(self.queue.size()) {
+        let descriptors = 1 + frame.segments().filter(|segment| !segment.is_empty()).count();
+        if bytes == 0 || descriptors > usize::from(self.queue.size()) {
             self.counters.tx_errors += 1;
-            return;
+            return Ok(());
+        }
+        if descriptors > usize::from(self.queue.free()) {
+            return Err(frame);
         }
         #[allow(clippy::cast_possible_truncation)] // 12
         let header = Piece { address: self.header.0, len: HEADER_BYTES as u32 };
         self.queue.post_chain(frame, header);
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += bytes as u64;
-    }
-}
-
-/// Descriptors that the frame takes.
-#[inline]
-fn descriptors(frame: &Mbuf) -> usize {
-    if frame.next().is_none() && frame.headroom() >= HEADER_BYTES && !frame.is_shared() {
-        1
-    } else {
-        1 + frame.segments().filter(|segment| !segment.is_empty()).count()
+        Ok(())
     }
 }

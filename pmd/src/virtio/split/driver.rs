@@ -43,17 +43,48 @@ struct Slot {
     next: u16,
 }
 
+impl Slot {
+    /// The slot of a free descriptor takes a chain of so many.
+    #[inline]
+    fn fill(&mut self, mbuf: Mbuf, descriptors: u16) {
+        self.descriptors = descriptors;
+        let before = self.mbuf.replace(mbuf);
+        debug_assert!(before.is_none(), "a free descriptor has no mbuf");
+        // It has none, and so there is nothing to drop and no code for it on this path.
+        std::mem::forget(before);
+    }
+}
+
+/// A private table of the queue's size, indexed modulo that size.
+struct Masked<T> {
+    items: Box<[T]>,
+    mask: u16,
+}
+
+impl<T> Masked<T> {
+    fn new(size: u16, item: impl FnMut(u16) -> T) -> Self {
+        assert!(size.is_power_of_two(), "split queue of {size}");
+        Self { items: (0..size).map(item).collect(), mask: size - 1 }
+    }
+
+    #[inline]
+    fn at(&mut self, index: u16) -> &mut T {
+        // SAFETY: there are `mask + 1` items.
+        unsafe { self.items.get_unchecked_mut(usize::from(index & self.mask)) }
+    }
+}
+
 /// One split virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
 pub(crate) struct DriverQueue {
     areas: Areas,
     notifier: Notifier,
-    slots: Box<[Slot]>,
-    /// FIFO of free descriptors: `free[free_head..free_tail]`, indices masked.
-    free: Box<[u16]>,
+    slots: Masked<Slot>,
+    /// FIFO of free descriptors: `free[free_head..free_tail]`.
+    free: Masked<u16>,
     free_head: u16,
     free_tail: u16,
     /// What the entries of the available ring hold.
-    entries: Box<[u16]>,
+    entries: Masked<u16>,
     /// Our next index in the available ring, and what the device has been told of it.
     next_available: u16,
     published: u16,
@@ -118,12 +149,12 @@ impl DriverQueue {
         }
         areas.publish_available(start);
         Self {
-            slots: (0..size).map(|_| Slot::default()).collect(),
+            slots: Masked::new(size, |_| Slot::default()),
             // The FIFO starts where the available ring does, so that entry and descriptor agree from the start.
-            free: (0..size).collect(),
+            free: Masked::new(size, |id| id),
             free_head: start,
             free_tail: start.wrapping_add(size),
-            entries: (0..size).collect(),
+            entries: Masked::new(size, |id| id),
             next_available: start,
             published: start,
             next_used: start,
@@ -167,20 +198,20 @@ impl DriverQueue {
 
     #[inline]
     fn take_free(&mut self) -> u16 {
-        let id = self.free[usize::from(self.free_head & (self.size() - 1))];
+        let id = *self.free.at(self.free_head);
         self.free_head = self.free_head.wrapping_add(1);
         id
     }
 
     #[inline]
     fn put_free(&mut self, id: u16) {
-        self.free[usize::from(self.free_tail & (self.size() - 1))] = id;
+        *self.free.at(self.free_tail) = id;
         self.free_tail = self.free_tail.wrapping_add(1);
     }
 
     #[inline]
     fn make_available(&mut self, head: u16) {
-        let entry = &mut self.entries[usize::from(self.next_available & (self.areas.size() - 1))];
+        let entry = self.entries.at(self.next_available);
         if *entry != head {
             *entry = head;
             self.areas.write_available(self.next_available, head);
@@ -196,9 +227,7 @@ impl DriverQueue {
         let flags = if writable { DESC_F_WRITE } else { 0 };
         self.areas
             .write_descriptor(id, Descriptor { address: piece.address, len: piece.len, flags, next: 0 });
-        let slot = &mut self.slots[usize::from(id)];
-        slot.descriptors = 1;
-        slot.mbuf = Some(mbuf);
+        self.slots.at(id).fill(mbuf, 1);
         self.make_available(id);
     }
 
@@ -211,14 +240,12 @@ impl DriverQueue {
             let next = self.take_free();
             let Piece { address, len } = piece;
             self.areas.write_descriptor(id, Descriptor { address, len, flags: DESC_F_NEXT, next });
-            self.slots[usize::from(id)].next = next;
+            self.slots.at(id).next = next;
             (id, piece, count) = (next, following, count + 1);
         }
         let Piece { address, len } = piece;
         self.areas.write_descriptor(id, Descriptor { address, len, flags: 0, next: 0 });
-        let slot = &mut self.slots[usize::from(head)];
-        slot.descriptors = count;
-        slot.mbuf = Some(mbuf);
+        self.slots.at(head).fill(mbuf, count);
         self.make_available(head);
     }
 
@@ -264,7 +291,7 @@ impl DriverQueue {
     #[inline]
     pub(crate) fn peek(&self, ahead: u16) -> Option<&Mbuf> {
         let id = self.areas.read_used(self.next_used.wrapping_add(ahead)).id;
-        self.slots.get(id as usize)?.mbuf.as_ref()
+        self.slots.items.get(id as usize)?.mbuf.as_ref()
     }
 
     /// Takes back the mbuf of the next used element, with the length the device states. The caller knows from
@@ -276,7 +303,7 @@ impl DriverQueue {
     pub(crate) fn complete(&mut self) -> Result<(Mbuf, u32), QueueFault> {
         let element = self.areas.read_used(self.next_used);
         let size = self.size();
-        let Some(slot) = self.slots.get_mut(element.id as usize) else {
+        let Some(slot) = self.slots.items.get_mut(element.id as usize) else {
             return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id: element.id, size }));
         };
         let Some(mbuf) = slot.mbuf.take() else {
@@ -287,7 +314,7 @@ impl DriverQueue {
         self.put_free(element.id as u16);
         for _ in 1..descriptors {
             self.put_free(next);
-            next = self.slots[usize::from(next)].next;
+            next = self.slots.at(next).next;
         }
         self.next_used = self.next_used.wrapping_add(1);
         Ok((mbuf, element.len))
@@ -299,7 +326,7 @@ impl DriverQueue {
     /// used again.
     #[cold]
     pub(crate) fn abandon(&mut self) {
-        for slot in &mut self.slots {
+        for slot in &mut self.slots.items {
             std::mem::forget(slot.mbuf.take());
         }
         std::mem::forget(Arc::clone(&self.region));
