@@ -16,8 +16,8 @@ mod pool;
 #[allow(unsafe_code)]
 mod region;
 
-pub(crate) use element::prefetch;
 pub use element::{Mbuf, Offload};
+pub(crate) use element::{prefetch, prefetch_for_write};
 pub use mbuf::{NoRoom, Segments};
 pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};
 pub use region::{Carved, Iova, PageSize, Region, RegionConfig, RegionError};

@@ -40,12 +40,12 @@ impl Receiver {
     pub(super) fn receive(&mut self, burst: &mut Burst, budget: usize) -> usize {
         let budget = budget.min(burst.remaining_capacity());
         let before = burst.len();
-        // An error has stopped the queue, and `fault` tells; what came before the lie is good.
-        let _ = match self.queue.ready() {
+        // A fault stops the queue; what came before the lie is good.
+        match self.queue.ready() {
             Ok(0) | Err(_) => return 0,
             Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
             Ok(ready) => self.receive_single(burst, budget, ready),
-        };
+        }
         let received = burst.len() - before;
         self.counters.rx_packets += received as u64;
         received
@@ -53,57 +53,65 @@ impl Receiver {
 
     /// One buffer a frame: nothing of the header is of use, since no offload was negotiated, and it is not read.
     #[inline]
-    fn receive_single(&mut self, burst: &mut Burst, budget: usize, ready: u16) -> Result<(), QueueFault> {
+    fn receive_single(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
         for _ in 0..budget.min(usize::from(ready)) {
             self.prefetch();
-            if let Some(frame) = self.complete(HEADER)? {
-                self.deliver(frame, burst);
+            let Some((mut mbuf, len)) = self.queue.complete() else { return };
+            if len > HEADER && mbuf.set_written(HEADER, len) {
+                self.counters.rx_bytes += mbuf.len() as u64;
+                burst.push(mbuf);
+            } else if !self.is_only_empty(&mbuf, len) {
+                return;
             }
         }
-        Ok(())
     }
 
     /// The header of the first buffer says how many buffers the frame spans. virtio 1.2 §5.1.6.4.
-    fn receive_merged(&mut self, burst: &mut Burst, budget: usize, ready: u16) -> Result<(), QueueFault> {
+    fn receive_merged(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
         let mut left = ready;
         for _ in 0..budget {
             if left == 0 {
-                break;
+                return;
             }
             self.prefetch();
             let Some(num_buffers) = self.peek_num_buffers() else {
-                drop(self.complete(HEADER)?); // names the lie
-                break;
+                self.queue.complete(); // names the lie
+                return;
             };
             if num_buffers == 0 || num_buffers > self.queue.outstanding() {
-                return Err(self.queue.set_fault(QueueFault::BadNumBuffers { num_buffers, ready }));
+                self.queue.set_fault(QueueFault::BadNumBuffers { num_buffers, ready });
+                return;
             }
             if num_buffers > left {
-                break; // a frame whose buffers are not all there yet stays for the next poll
+                return; // a frame whose buffers are not all there yet stays for the next poll
             }
             left -= num_buffers;
-            let mut frame = self.complete(HEADER)?;
-            for _ in 1..num_buffers {
-                // A piece that makes no sense spoils its frame; the queue stays in step.
-                frame = match (frame, self.complete(0)?) {
-                    (Some(mut head), Some(tail)) => {
-                        head.chain(tail);
-                        Some(head)
-                    }
-                    _ => None,
-                };
-            }
-            if let Some(frame) = frame {
-                self.deliver(frame, burst);
+            if let Some(frame) = self.complete_merged(num_buffers) {
+                self.counters.rx_bytes += frame.pkt_len() as u64;
+                burst.push(frame);
             }
         }
-        Ok(())
     }
 
-    #[inline]
-    fn deliver(&mut self, frame: Mbuf, burst: &mut Burst) {
-        self.counters.rx_bytes += frame.pkt_len() as u64;
-        burst.push(frame);
+    /// Joins the next `num_buffers` used buffers. A piece that makes no sense spoils its frame (`None`); the queue
+    /// stays in step, unless the piece is a lie.
+    fn complete_merged(&mut self, num_buffers: u16) -> Option<Mbuf> {
+        let (mut frame, mut spoilt): (Option<Mbuf>, bool) = (None, false);
+        for piece in 0..num_buffers {
+            let skip = if piece == 0 { HEADER } else { 0 };
+            let (mut mbuf, len) = self.queue.complete()?;
+            if len > skip && mbuf.set_written(skip, len) {
+                match &mut frame {
+                    None => frame = Some(mbuf),
+                    Some(head) => head.chain(mbuf),
+                }
+            } else if self.is_only_empty(&mbuf, len) {
+                spoilt = true;
+            } else {
+                return None;
+            }
+        }
+        frame.filter(|_| !spoilt)
     }
 
     #[inline]
@@ -119,25 +127,17 @@ impl Receiver {
         Some(u16::from_le_bytes(self.queue.peek(0)?.read_room(HEADER_BYTES - 2)?))
     }
 
-    /// The data in the next used buffer behind the first `skip` bytes; `None`, and counted, if there is none.
-    #[inline]
-    fn complete(&mut self, skip: u32) -> Result<Option<Mbuf>, QueueFault> {
-        let (mut mbuf, len) = self.queue.complete()?;
-        if len > skip && mbuf.set_written(skip, len) {
-            return Ok(Some(mbuf));
-        }
-        self.no_data(&mbuf, len).map(|()| None)
-    }
-
-    /// A buffer with nothing in it is an error of the device's; one with more in it than fits is a lie.
+    /// A buffer with no data in it is an error of the device's, and counted; one with more in it than fits is a lie,
+    /// which stops the queue.
     #[cold]
-    fn no_data(&mut self, mbuf: &Mbuf, len: u32) -> Result<(), QueueFault> {
+    fn is_only_empty(&mut self, mbuf: &Mbuf, len: u32) -> bool {
         let posted = posted_bytes(mbuf);
         if len > posted {
-            return Err(self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted }));
+            self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted });
+            return false;
         }
         self.counters.rx_errors += 1;
-        Ok(())
+        true
     }
 
     /// Posts fresh buffers wherever there is none: on every poll, also an empty one, or the ring starves.

@@ -44,7 +44,7 @@ impl Transmitter {
         // An error has stopped the queue; `fault` tells.
         let Ok(ready) = self.queue.ready() else { return };
         for _ in 0..ready {
-            if self.queue.complete().is_err() {
+            if self.queue.complete().is_none() {
                 return;
             }
         }

@@ -86,8 +86,8 @@ fn fetch(queue: &mut DeviceQueue, count: usize) -> ArrayVec<(Chain, Option<Buffe
         let Ok(chain) = queue.chain(ahead as u16) else { break };
         let single = queue.single(chain, true);
         if let Some(Buffer { ptr, .. }) = single {
-            crate::mem::prefetch(ptr);
-            crate::mem::prefetch(ptr.wrapping_add(64));
+            crate::mem::prefetch_for_write(ptr);
+            crate::mem::prefetch_for_write(ptr.wrapping_add(64));
         }
         chains.push((chain, single));
     }

@@ -11,8 +11,8 @@ use super::Areas;
 use crate::mem::{Carved, Mbuf, Region, RegionError};
 use crate::port::QueueFault;
 use crate::virtio::spec::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, available_bytes,
-    descriptors_bytes, used_bytes,
+    AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
+    available_bytes, descriptors_bytes, used_bytes,
 };
 use crate::virtio::transport::{Notifier, RingLayout};
 
@@ -295,29 +295,36 @@ impl DriverQueue {
     }
 
     /// Takes back the mbuf of the next used element, with the length the device states. The caller knows from
-    /// [`ready`](Self::ready) that there is one.
-    ///
-    /// # Errors
-    /// [`QueueFault`] when the element names no chain that the device holds. The queue stops.
+    /// [`ready`](Self::ready) that there is one. `None` when the element names no chain that the device holds: the
+    /// queue has stopped, and [`fault`](Self::fault) says with which lie.
     #[inline]
-    pub(crate) fn complete(&mut self) -> Result<(Mbuf, u32), QueueFault> {
-        let element = self.areas.read_used(self.next_used);
-        let size = self.size();
-        let Some(slot) = self.slots.items.get_mut(element.id as usize) else {
-            return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id: element.id, size }));
+    pub(crate) fn complete(&mut self) -> Option<(Mbuf, u32)> {
+        let UsedElement { id, len } = self.areas.read_used(self.next_used);
+        let Some(slot) = self.slots.items.get_mut(id as usize) else {
+            let size = self.size();
+            self.set_fault(QueueFault::UsedIdOutOfRange { id, size });
+            return None;
         };
         let Some(mbuf) = slot.mbuf.take() else {
-            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: element.id }));
+            self.set_fault(QueueFault::UsedIdNotOutstanding { id });
+            return None;
         };
-        let (descriptors, mut next) = (slot.descriptors, slot.next);
+        let (descriptors, next) = (slot.descriptors, slot.next);
         #[allow(clippy::cast_possible_truncation)] // below `size`, as the look-up above found
-        self.put_free(element.id as u16);
-        for _ in 1..descriptors {
+        self.put_free(id as u16);
+        if descriptors > 1 {
+            self.put_free_chain(next, descriptors - 1);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+        Some((mbuf, len))
+    }
+
+    #[cold]
+    fn put_free_chain(&mut self, mut next: u16, count: u16) {
+        for _ in 0..count {
             self.put_free(next);
             next = self.slots.at(next).next;
         }
-        self.next_used = self.next_used.wrapping_add(1);
-        Ok((mbuf, element.len))
     }
 }
 
