@@ -49,7 +49,7 @@ Log messages go to standard error; BYWASH_LOG=debug shows more of them.";
 
 /// A user-space packet engine: frames of a NIC, a guest or a file, past the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "bywash", version, about, after_help = OVERVIEW, max_term_width = 100)]
+#[command(name = "bywash", version, after_help = OVERVIEW, max_term_width = 100)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
@@ -90,8 +90,8 @@ pub struct Demo {
 }
 
 const DEMO_EXAMPLES: &str = "\
-A traffic generator sends into loop:a, a forwarder takes the frames out of loop:b and sends them back; both ends are
-virtqueues in shared memory, as with a real device. With two cores (-l, or more than two in the machine) each of them
+A traffic generator sends into loop:a, a forwarder takes the frames out of loop:b and sends them back; both ends are \
+virtqueues in shared memory, as with a real device. With two cores (-l, or more than two in the machine) each of them \
 has its own, with one they share a loop.
 
 Examples:

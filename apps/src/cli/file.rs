@@ -106,10 +106,11 @@ fn as_flag(option: &ProgramOption, arg: &clap::Arg) -> Vec<OsString> {
     }
 }
 
-/// Clap's message without its usage lines.
+/// Clap's message without its usage lines and its pointer to `--help`.
 fn short(error: &clap::Error) -> String {
     let text = error.render().to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let is_message = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let lines = text.lines().map(str::trim).take_while(is_message);
     let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
     lines.join(" ").trim_start_matches("error: ").to_string()
 }
