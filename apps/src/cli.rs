@@ -161,7 +161,8 @@ pub struct RxOnly {
 
 /// Runs the command line `arguments` (the program's name first) and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("BYWASH_LOG", "warn"))
+    // vfio-ioctls warns of each interrupt that a device does not have.
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("BYWASH_LOG", "warn,vfio_ioctls=error"))
         .format_timestamp(None)
         .format_target(false)
         .init();

@@ -46,12 +46,40 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
 /// Why no guest can run here, or `None` if one can. Downloads the kernel on first use.
 pub fn unavailable() -> Option<String> {
-    for program in ["qemu-system-x86_64", "busybox", "cpio", "ldd", "modprobe"] {
+    unavailable_with(&[])
+}
+
+/// Why no guest with these programs of this machine can run here, or `None` if one can. Downloads the kernel on
+/// first use.
+pub fn unavailable_with(programs: &[&str]) -> Option<String> {
+    for program in ["qemu-system-x86_64", "busybox", "cpio", "ldd", "modprobe"].iter().chain(programs) {
         if let Err(error) = find_program(program) {
             return Some(error.to_string());
         }
     }
     image::kernel().err().map(|error| format!("no kernel for the guest: {error:#}"))
+}
+
+/// What stands between the guest's devices and its memory.
+#[derive(Clone, Copy, Debug, Default)]
+enum Iommu {
+    /// Addresses and interrupts are translated.
+    #[default]
+    Full,
+    /// Addresses only.
+    AddressesOnly,
+    /// Nothing.
+    None,
+}
+
+impl Iommu {
+    fn device(self) -> Option<&'static str> {
+        match self {
+            Self::Full => Some("intel-iommu,caching-mode=on,intremap=on"),
+            Self::AddressesOnly => Some("intel-iommu,caching-mode=on,intremap=off"),
+            Self::None => None,
+        }
+    }
 }
 
 /// What the guest is made of.
@@ -62,7 +90,7 @@ pub struct Builder {
     programs: Vec<(PathBuf, String)>,
     links: Vec<(String, String)>,
     hugepages_2m: u32,
-    no_iommu: bool,
+    iommu: Iommu,
 }
 
 impl Builder {
@@ -94,7 +122,13 @@ impl Builder {
 
     /// Leaves the virtual IOMMU out.
     pub fn without_iommu(mut self) -> Self {
-        self.no_iommu = true;
+        self.iommu = Iommu::None;
+        self
+    }
+
+    /// Has the virtual IOMMU translate addresses but not interrupts.
+    pub fn without_interrupt_remapping(mut self) -> Self {
+        self.iommu = Iommu::AddressesOnly;
         self
     }
 
@@ -166,8 +200,8 @@ impl Builder {
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", agent_path(dir).display()));
         // The IOMMU must come before the devices behind it. Without interrupt remapping the guest's kernel
         // cannot select an IOMMU for VFIO.
-        if !self.no_iommu {
-            command.args(["-device", "intel-iommu,caching-mode=on,intremap=on"]);
+        if let Some(device) = self.iommu.device() {
+            command.args(["-device", device]);
         }
         if self.nics.iter().any(Nic::is_on_shared_bus) {
             command.args(["-device", "pcie-pci-bridge,id=conventional,bus=pcie.0,addr=0x10"]);

@@ -6,7 +6,7 @@ use peers::bywash::Report;
 use peers::guest::{Guest, Nic};
 
 use super::wire::{assert_forwards, assert_kernel_answers_arp, wait_until_forwarding};
-use super::{SOON, assert_says, guest_runs, guest_with_bywash, l2fwd_error};
+use super::{PROGRAMS, SOON, assert_says, guest_runs, guest_with_bywash, l2fwd_error};
 
 /// Frames each way; every length comes up.
 const FRAMES: u32 = 2000;
@@ -17,13 +17,16 @@ const B: &str = "0000:00:04.0";
 
 #[test]
 fn frames_pass_unchanged_through_kill_restart_and_unbind() {
-    if !guest_runs() {
+    if !guest_runs(&PROGRAMS) {
         return;
     }
     // One of the two offers packed virtqueues as well, which must not confuse a driver that takes split ones.
     let builder = guest_with_bywash().nic(Nic::host()).nic(Nic::host().packed());
     let mut guest = builder.hugepages_2m(64).start().unwrap();
+    assert_says(&doctor(&mut guest, "root", 1), &["not bound to vfio-pci", "does not open; stopped by: nic"]);
     setup(&mut guest, &format!("--bind {A} --bind {B}"));
+    assert_says(&doctor(&mut guest, "root", 0), &["vfio-pci, group 1: ready", &format!("vfio:{A} is ready")]);
+    setup(&mut guest, "--check");
 
     start(&mut guest, "root", "--forward-mode io");
     for way in [(0, 1), (1, 0)] {
@@ -68,6 +71,7 @@ fn as_ordinary_user(guest: &mut Guest) {
     };
     let denied = attempt(guest, "unlimited");
     assert_says(&denied, &["/dev/vfio/", "cannot be opened by user 1000", "--user NAME"]);
+    assert_says(&doctor(guest, "user", 1), &["/dev/vfio/1 belongs to user 0", "hugepage-setup.sh --user"]);
 
     setup(guest, "--user user");
     let limited = attempt(guest, "1024");
@@ -86,6 +90,13 @@ fn assert_busy(guest: &mut Guest) {
     let pid = guest.shell_ok("cat /tmp/pid").unwrap();
     let text = l2fwd_error(guest, [A, B], "");
     assert_says(&text, &["PCI device 0000:00:03.0 is in use", &format!("process {} (bywash)", pid.trim())]);
+}
+
+/// What the doctor says of the first port, and that it ends with this status.
+fn doctor(guest: &mut Guest, user: &str, status: u32) -> String {
+    let output = guest.shell(&format!("su {user} -c 'bywash doctor --port vfio:{A}'"), SOON).unwrap();
+    assert_eq!(output.status, status, "{}", output.text);
+    output.text
 }
 
 fn setup(guest: &mut Guest, arguments: &str) {

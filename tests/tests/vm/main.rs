@@ -17,9 +17,12 @@ use peers::require::{self, Suite};
 /// For commands that end by themselves.
 const SOON: Duration = Duration::from_secs(40);
 
-/// Whether a guest can run here; says why if not.
-fn guest_runs() -> bool {
-    match guest::unavailable() {
+/// What guests take from this machine beyond busybox: `hugepage-setup.sh` needs it.
+const PROGRAMS: [&str; 3] = ["bash", "flock", "ip"];
+
+/// Whether guests with these programs can run here; says why if not.
+fn guest_runs(programs: &[&str]) -> bool {
+    match guest::unavailable_with(programs) {
         None => true,
         Some(why) => {
             require::skip(Suite::Vm, why);
@@ -28,17 +31,15 @@ fn guest_runs() -> bool {
     }
 }
 
-/// A guest with our command, and with what `hugepage-setup.sh` needs beyond busybox.
+/// A guest with our command and `hugepage-setup.sh`.
 fn guest_with_bywash() -> Builder {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    Guest::builder()
+    let builder = Guest::builder()
         .program(peers::bywash::binary().unwrap(), "/bin/bywash")
         .file(format!("{root}/hugepage-setup.sh"), "/bin/hugepage-setup.sh")
-        .system_program("bash")
-        .system_program("flock")
-        .system_program("ip")
         .link("/bin/bash", "/usr/bin/bash")
-        .link("/bin/busybox", "/usr/bin/env")
+        .link("/bin/busybox", "/usr/bin/env");
+    PROGRAMS.into_iter().fold(builder, Builder::system_program)
 }
 
 /// Runs `bywash l2fwd` on two ports, which must fail at once, and returns what it says.

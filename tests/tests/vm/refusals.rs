@@ -2,11 +2,11 @@
 
 use peers::guest::Nic;
 
-use super::{SOON, assert_says, guest_runs, guest_with_bywash, l2fwd_error};
+use super::{PROGRAMS, SOON, assert_says, guest_runs, guest_with_bywash, l2fwd_error};
 
 #[test]
 fn every_device_that_cannot_be_used_says_why() {
-    if !guest_runs() {
+    if !guest_runs(&PROGRAMS) {
         return;
     }
     let mut guest = guest_with_bywash()

@@ -4,7 +4,7 @@ use peers::guest::{Guest, Nic, testpmd};
 
 #[test]
 fn testpmd_forwards_on_vfio() {
-    if !super::guest_runs() {
+    if !super::guest_runs(&["dpdk-testpmd"]) {
         return;
     }
     let builder = Guest::builder().nic(Nic::hub(0)).nic(Nic::hub(0));
