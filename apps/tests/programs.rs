@@ -286,6 +286,27 @@ impl Program for Collect {
 }
 
 #[test]
+fn gen_waits_before_its_first_frame_and_then_loses_none() {
+    let settle = Duration::from_millis(300);
+    let start = Instant::now();
+    let config = GenConfig { settle, ..made(Sizes::Fixed(60), 1, 1_000) };
+    let snapshot = run(engine(Generator::new(config), L2fwd::new(ForwardMode::Io, 0), 1, 1));
+    assert!(start.elapsed() >= settle, "{:?}", start.elapsed());
+    assert_all_back(&snapshot, 1_000);
+}
+
+#[test]
+fn gen_that_still_waits_can_be_stopped() {
+    let config = GenConfig { settle: Duration::from_secs(3600), ..made(Sizes::Fixed(60), 1, 1_000) };
+    let running = engine(Generator::new(config), L2fwd::new(ForwardMode::Io, 0), 1, 1).start().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let start = Instant::now();
+    let snapshot = running.finish(PATIENCE).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(snapshot.counters().get("sent"), 0);
+}
+
+#[test]
 fn a_capture_is_replayed_byte_for_byte_as_often_as_asked() {
     let file = capture(&[60, 1514, 100]);
     for (repeat, timed, count, frames) in

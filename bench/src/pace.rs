@@ -21,7 +21,7 @@ pub struct Pace {
     pub smoke: bool,
 
     /// Measure a round again if other programs took more than this share of the processor
-    #[arg(long, global = true, default_value_t = 0.02, value_parser = share)]
+    #[arg(long, global = true, default_value_t = 0.03, value_parser = share)]
     pub others_limit: f64,
 
     /// How many times to measure a disturbed round again; the quietest attempt counts

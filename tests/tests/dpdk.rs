@@ -50,11 +50,12 @@ fn device(host: &Arc<Host>, socket: &Path, mode: ForwardMode) -> Testpmd {
 ///
 /// The ring of frames on their way out is half as long as the one back, so that all frames under way fit into the
 /// latter: testpmd drops what finds no room there, and a generator that loses its core for a moment must not look
-/// like a lossy ring. As a device we take the driver's lengths: see [`serve_ten_million_frames`].
+/// like a lossy ring. It waits a little before the first frame, because DPDK's virtio driver throws away what it finds
+/// in its receive ring when it starts (`virtio_dev_start`). As a device we take the driver's lengths: see [`serve_ten_million_frames`].
 fn generate(port: &str, sizes: &str) -> Bywash {
     let frames = FRAMES.to_string();
-    let args = ["gen", "--port", port, "--cores", OUR_CORE, "--count", &frames, sizes];
-    Bywash::start(&[&args[..], &["--flows", "64", "--rxd", "1024", "--txd", "512", "--json"]].concat())
+    let args = ["gen", "--port", port, "--cores", OUR_CORE, "--count", &frames, sizes, "--flows", "64"];
+    Bywash::start(&[&args[..], &["--rxd", "1024", "--txd", "512", "--settle-ms", "300", "--json"]].concat())
         .unwrap()
 }
 

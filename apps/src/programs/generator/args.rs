@@ -69,6 +69,11 @@ pub struct GenArgs {
     /// How long to wait for the last frames to come back, in milliseconds; what is not back by then is lost
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub drain_ms: u64,
+
+    /// How long to wait before the first frame, in milliseconds from when every port has room to send: DPDK's virtio
+    /// driver, for one, throws away what it finds in its receive ring when it starts
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub settle_ms: u64,
 }
 
 /// What follows the flags in `bywash gen --help`.
@@ -99,6 +104,8 @@ pub struct GenConfig {
     pub count: Option<u64>,
     /// How long to wait for the last frames.
     pub drain: Duration,
+    /// How long to wait before the first, once every port has room.
+    pub settle: Duration,
     /// Data room of the engine's mbufs in bytes, which every frame must fit.
     pub data_room_bytes: usize,
 }
@@ -141,6 +148,7 @@ impl Default for GenConfig {
             rate: Rate::Unlimited,
             count: None,
             drain: Duration::from_millis(500),
+            settle: Duration::ZERO,
             data_room_bytes: 2048,
         }
     }
@@ -166,7 +174,8 @@ impl GenArgs {
         };
         let rate = self.line_rate.map_or(self.rate, Rate::WireBits);
         let drain = Duration::from_millis(self.drain_ms);
-        GenConfig { frames, rate, count: self.count, drain, ..GenConfig::default() }
+        let settle = Duration::from_millis(self.settle_ms);
+        GenConfig { frames, rate, count: self.count, drain, settle, ..GenConfig::default() }
     }
 }
 

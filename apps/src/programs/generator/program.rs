@@ -1,6 +1,7 @@
 //! The generator on the loop: sends on every port, judges what every port receives, drains, and is finished.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::tsc::Tsc;
 use engine::{Burst, Cx, Program, ProgramError};
@@ -69,6 +70,8 @@ pub struct Generator {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Until every port has had room for a while; `since` when they all have.
+    Settling { since: Option<u64> },
     /// Until every sender is finished or the engine winds down.
     Sending,
     /// Until everything is back, or the given tick.
@@ -82,9 +85,9 @@ impl Generator {
     pub fn new(config: GenConfig) -> Self {
         let is_replay = matches!(config.frames, Frames::Replayed { .. });
         Self {
+            phase: if config.settle.is_zero() { Phase::Sending } else { Phase::Settling { since: None } },
             config,
             run: random_run(),
-            phase: Phase::Sending,
             senders: Vec::new(),
             tracker: Tracker::new(0),
             sink: Sink::new(0, 0, 0, 0),
@@ -133,12 +136,24 @@ impl Generator {
 
     /// Moves to the next phase when this one is over.
     #[inline]
-    fn advance(&mut self, now: u64, cx: &Cx<'_>) {
+    fn advance(&mut self, now: u64, cx: &mut Cx<'_>) {
         match self.phase {
+            // Nothing was sent, so nothing is waited for.
+            Phase::Settling { .. } if cx.winding_down => self.phase = Phase::Finished,
+            Phase::Settling { since: Some(since) } => {
+                if cx.tsc.ns(now.saturating_sub(since)) >= duration_ns(self.config.settle) {
+                    self.phase = Phase::Sending;
+                }
+            }
+            Phase::Settling { since: None } => {
+                if (0..self.senders.len()).all(|port| cx.room(port) > 0) {
+                    self.phase = Phase::Settling { since: Some(now) };
+                }
+            }
             Phase::Sending => {
                 if cx.winding_down || self.senders.iter().all(Sender::is_finished) {
-                    let drain_ns = u64::try_from(self.config.drain.as_nanos()).unwrap_or(u64::MAX);
-                    self.phase = Phase::Draining { until: now.saturating_add(cx.tsc.ticks(drain_ns)) };
+                    let drain_ticks = cx.tsc.ticks(duration_ns(self.config.drain));
+                    self.phase = Phase::Draining { until: now.saturating_add(drain_ticks) };
                 }
             }
             Phase::Draining { until } => {
@@ -251,6 +266,10 @@ impl Program for Generator {
 /// Slot of the one latency.
 const ROUND_TRIP_SLOT: usize = 0;
 const LATENCIES: [&str; 1] = [engine::latency::ROUND_TRIP];
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// A number that no other run is likely to have: the standard library's hash keys are random.
 fn random_run() -> u32 {
