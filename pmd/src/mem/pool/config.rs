@@ -32,7 +32,7 @@ impl PoolConfig {
         (lines | 1) * 64
     }
 
-    /// Bytes of a [`Region`] that the pool will carve.
+    /// Bytes of a [`Region`](crate::Region) that the pool will carve.
     #[must_use]
     pub fn region_bytes(&self) -> usize {
         self.mbufs * self.stride_bytes()
