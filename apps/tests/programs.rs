@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bywash::programs::generator::pacer::Rate;
 use bywash::programs::generator::sizes::Sizes;
-use bywash::programs::generator::{FOREIGN, Frames, GenConfig, Generator};
+use bywash::programs::generator::{Check, FOREIGN, Frames, GenConfig, Generator};
 use bywash::programs::l2fwd::{ForwardMode, L2fwd, TOO_SHORT};
 use bywash::programs::rxonly::RxOnly;
 use engine::stats::Snapshot;
@@ -108,6 +108,29 @@ fn the_last_of_three_ports_sends_back_what_it_receives() {
 fn one_port_of_largest_frames_in_65536_flows_comes_back_whole() {
     let config = made(Sizes::Fixed(1514), 65_536, 70_000);
     assert_all_back(&run(engine(Generator::new(config), L2fwd::new(ForwardMode::Mac, 0), 1, 1)), 70_000);
+}
+
+#[test]
+fn frames_that_are_only_counted_are_as_many_at_both_ends() {
+    for (sizes, bytes) in
+        [(Sizes::Fixed(60), 60 * 12_000), (Sizes::SimpleImix, (7 * 60 + 4 * 566 + 1514) * 1_000)]
+    {
+        let config = GenConfig {
+            check: Check::Count,
+            rate: Rate::Frames(200_000),
+            drain: Duration::from_millis(100),
+            ..made(sizes, 5, 12_000)
+        };
+        let snapshot = run(engine(Generator::new(config), L2fwd::new(ForwardMode::Macswap, 0), 1, 1));
+        let counters = snapshot.counters();
+        let got = ["sent", "received", "received_bytes", "lost"].map(|name| counters.get(name));
+        assert_eq!(got, [12_000, 12_000, bytes, 0]);
+        let [near, far] = [0, 1].map(|port| &snapshot.ports[port].total);
+        assert_eq!((near.counters.tx_packets, near.counters.rx_packets), (12_000, 12_000));
+        assert_eq!((far.counters.rx_packets, far.counters.tx_packets), (12_000, 12_000));
+        assert_eq!((far.counters.rx_bytes, snapshot.drops().sum()), (bytes, 0));
+        assert!(snapshot.latencies().get("round_trip").is_none(), "counted frames carry no stamp");
+    }
 }
 
 /// Sends everything back and notes, on the loop's clock, when the first and the last frame came.

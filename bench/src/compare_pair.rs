@@ -1,4 +1,5 @@
-//! `compare-pair`: both ends ours against both ends DPDK's.
+//! `compare-pair`: both ends ours against both ends DPDK's. Our generator only counts (`--check count`), as flowgen
+//! does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +24,9 @@ const HOW: &str = "A generator that serves a vhost-user socket as the device, an
     it: both bywash (`gen` on vhost-user-server:, `l2fwd` on vhost-user:), or both DPDK testpmd (net_vhost `flowgen`, \
     net_virtio_user). 64-byte frames (60 in the ring), one core each, bursts of 32, 1,024 descriptors. Of the DPDK pair \
     the rate is that of frames that came back, by the generator's clock; of ours that of frames sent back, by the \
-    forwarder's. Our generator does more than DPDK's: it stamps every frame, checks every byte that comes back and \
-    records its round trip. The range is largest less smallest by median; the ratio is the median of round-by-round \
-    ratios.";
+    forwarder's. Our generator runs with `--check count`, flowgen's counterpart: it copies a prepared frame where \
+    flowgen fills in a header, and both only count what comes back. The counts of both ends must agree. The range is \
+    largest less smallest by median; the ratio is the median of round-by-round ratios.";
 
 /// Flags of `compare-pair`.
 #[derive(Args, Debug)]
@@ -74,6 +75,8 @@ fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let socket = host.socket("ours");
     let port = format!("vhost-user-server:{}", socket.display());
     let mut args = vec!["gen".to_owned(), "--port".to_owned(), port, "--size=60".to_owned()];
+    // Flowgen numbers, stamps and checks nothing; full checks would measure what has no counterpart there.
+    args.push("--check=count".to_owned());
     args.extend(forwarder::common(GENERATE_CORE));
     args.extend_from_slice(&flags.gen_args);
     let mut generator = Bywash::start(&args)?;
@@ -91,10 +94,6 @@ fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let forwarded = forwarder.report(STOP_LIMIT).context("the forwarder")?;
     generator.interrupt();
     let generated = generator.report(STOP_LIMIT).context("the generator")?;
-    for wrong in ["corrupted", "duplicated", "reordered"] {
-        let count = generated.count(&format!("/counters/{wrong}"))?;
-        ensure!(count == 0, "{count} frames came back {wrong}: {}", generated.value());
-    }
     let sent = forwarded.count("/ports/0/tx_packets")?;
     // What lay in the ring when the forwarder reset its device never reached the generator.
     let counted =

@@ -1,12 +1,13 @@
 //! `bywash gen`: traffic generator and sink.
 //!
 //! ```text
-//!   args ──► program (the loop's side) ──► sender ──► sizes, template + payload, or replay; pacer
+//!   args ──► program (the loop's side) ──► sender ──► sizes, template + payload, or copied, or replay; pacer
 //!                                     └──► sink   ──► payload, template's pattern
 //!                                             └─────► tracker ◄── sender
 //! ```
 
 pub mod args;
+pub mod copied;
 pub mod pacer;
 pub mod payload;
 pub mod program;
@@ -17,7 +18,7 @@ pub mod sizes;
 pub mod template;
 pub mod tracker;
 
-pub use args::{EXAMPLES, Frames, GenArgs, GenConfig};
+pub use args::{Check, EXAMPLES, Frames, GenArgs, GenConfig};
 pub use program::{FOREIGN, GenError, Generator};
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use engine::tsc::Tsc;
 use engine::{Burst, Cx, Program, ProgramError};
+use pmd::Mbuf;
 use pmd::port::PortInfo;
 use thiserror::Error;
 
-use super::args::{Frames, GenConfig, MAX_FLOWS};
+use super::args::{Check, Frames, GenConfig, MAX_FLOWS};
+use super::copied::Copied;
 use super::replay::{Capture, CaptureError};
 use super::sender::{Sender, SenderConfig, Source};
 use super::sink::{Sink, Verdict};
@@ -63,9 +65,10 @@ pub struct Generator {
     senders: Vec<Sender>,
     tracker: Tracker,
     sink: Sink,
-    /// Replayed frames carry no numbers: what comes back is only counted.
-    is_replay: bool,
-    replay_received: u64,
+    /// Replayed and prepared frames carry no numbers: what comes back is only counted.
+    counts_only: bool,
+    counted: u64,
+    counted_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ enum Phase {
 impl Generator {
     /// A generator that looks at its ports, and reads its capture, when the engine prepares it.
     pub fn new(config: GenConfig) -> Self {
-        let is_replay = matches!(config.frames, Frames::Replayed { .. });
+        let counts_only = config.check == Check::Count || matches!(config.frames, Frames::Replayed { .. });
         Self {
             phase: if config.settle.is_zero() { Phase::Sending } else { Phase::Settling { since: None } },
             config,
@@ -91,12 +94,13 @@ impl Generator {
             senders: Vec::new(),
             tracker: Tracker::new(0),
             sink: Sink::new(0, 0, 0, 0),
-            is_replay,
-            replay_received: 0,
+            counts_only,
+            counted: 0,
+            counted_bytes: 0,
         }
     }
 
-    /// What each port sends, and how many flows that are. Logs what is odd about a capture.
+    /// What each port sends, and how many flows of numbers that are. Logs what is odd about a capture.
     fn sources(&self, ports: &[PortInfo]) -> Result<(Vec<Source>, usize), GenError> {
         let room = self.config.data_room_bytes;
         match &self.config.frames {
@@ -112,9 +116,15 @@ impl Generator {
                     }
                     let [low, ..] = number.to_le_bytes();
                     let destination = destination.unwrap_or([2, 0, 0, 0, 0, low]);
-                    sources.push(Source::made(&order, source.unwrap_or(port.mac), destination, *flows));
+                    let source = source.unwrap_or(port.mac);
+                    sources.push(match u16::try_from(flows - 1) {
+                        Ok(last) if self.counts_only => {
+                            Source::Copied(Copied::new(&order, source, destination, last))
+                        }
+                        _ => Source::made(&order, source, destination, *flows),
+                    });
                 }
-                Ok((sources, *flows))
+                Ok((sources, if self.counts_only { 0 } else { *flows }))
             }
             Frames::Replayed { path, repeat, timed } => {
                 let mtu = ports.iter().map(|port| usize::from(port.mtu)).min().unwrap_or(0);
@@ -157,8 +167,8 @@ impl Generator {
                 }
             }
             Phase::Draining { until } => {
-                // Of replayed frames nobody knows which are back.
-                let all_back = !self.is_replay && self.tracker.totals().missing() == 0;
+                // Of frames without numbers nobody knows which are back.
+                let all_back = !self.counts_only && self.tracker.totals().missing() == 0;
                 if all_back || now >= until {
                     self.phase = Phase::Finished;
                 }
@@ -186,8 +196,9 @@ impl Program for Generator {
     }
 
     fn receive(&mut self, _port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
-        if self.is_replay {
-            self.replay_received += burst.len() as u64;
+        if self.counts_only {
+            self.counted += burst.len() as u64;
+            self.counted_bytes += burst.iter().map(Mbuf::pkt_len).sum::<usize>() as u64;
             burst.clear();
             return;
         }
@@ -235,14 +246,15 @@ impl Program for Generator {
     }
 
     fn latencies(&self) -> &'static [&'static str] {
-        if self.is_replay { &[] } else { &LATENCIES }
+        if self.counts_only { &[] } else { &LATENCIES }
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         let sum = |count: fn(&Sender) -> u64| self.senders.iter().map(count).sum::<u64>();
         visit("sent", sum(Sender::sent));
-        if self.is_replay {
-            visit("received", self.replay_received);
+        if self.counts_only {
+            visit("received", self.counted);
+            visit("received_bytes", self.counted_bytes);
         } else {
             let totals = self.tracker.totals();
             let is_final = self.phase == Phase::Finished;

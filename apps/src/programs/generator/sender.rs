@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pmd::{Burst, HomePool, Mbuf};
 
+use super::copied::{Copied, following};
 use super::pacer::{Pacer, Rate};
 use super::payload::{Payload, STAMP_MASK};
 use super::replay::Capture;
@@ -22,6 +23,8 @@ pub enum Source {
         /// Flows the frames take turns in.
         flows: usize,
     },
+    /// Frames without numbers, made beforehand.
+    Copied(Copied),
     /// Frames of a capture, as they are.
     Replayed {
         /// The frames.
@@ -50,6 +53,7 @@ impl Source {
     pub fn longest_bytes(&self) -> usize {
         match self {
             Source::Made { templates, .. } => templates.iter().map(Template::len_bytes).max().unwrap_or(0),
+            Source::Copied(copied) => copied.longest_bytes(),
             Source::Replayed { capture, .. } => {
                 (0..capture.frames()).map(|index| capture.frame(index).0.len()).max().unwrap_or(0)
             }
@@ -98,7 +102,7 @@ impl Sender {
         let SenderConfig { port, run, source, rate, count } = config;
         let once = match &source {
             Source::Replayed { capture, repeat: false, .. } => capture.frames() as u64,
-            Source::Replayed { .. } | Source::Made { .. } => u64::MAX,
+            Source::Replayed { .. } | Source::Made { .. } | Source::Copied(_) => u64::MAX,
         };
         let pacer = Pacer::new(rate, rate.cost(source.longest_bytes()), hz);
         let left = count.unwrap_or(u64::MAX).min(once);
@@ -141,17 +145,17 @@ impl Sender {
         }
     }
 
-    /// Appends the frames due at `now`, at most `room` and what the burst takes, stamped `now`. Never blocks;
-    /// one copy a frame.
+    /// Appends the frames due at `now`, at most `room` and what the burst takes; numbered ones are stamped `now`.
+    /// Never blocks; one copy a frame.
     #[inline]
     pub fn fill(&mut self, now: u64, room: usize, pool: &HomePool, tracker: &mut Tracker, burst: &mut Burst) {
         self.pacer.earn(now);
         let mut started = *self.started.get_or_insert(now);
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(room).min(burst.remaining_capacity());
         let before = burst.len();
-        match &self.source {
+        match &mut self.source {
             Source::Made { templates, sequence, flows } => {
-                let first_row = usize::from(self.port) * flows;
+                let first_row = usize::from(self.port) * *flows;
                 for _ in 0..most {
                     let template = &templates[sequence[self.place]];
                     let cost = self.rate.cost(template.len_bytes());
@@ -176,6 +180,25 @@ impl Sender {
                     burst.push(mbuf);
                     self.place = following(self.place, sequence.len());
                     self.flow = following(self.flow, *flows);
+                }
+            }
+            Source::Copied(copied) => {
+                let (rate, pacer) = (self.rate, &mut self.pacer);
+                let due = match rate {
+                    Rate::Unlimited => most,
+                    Rate::Frames(_) | Rate::WireBits(_) => {
+                        let upcoming = copied.upcoming_bytes().take(most);
+                        upcoming.take_while(|&bytes| pacer.pay(rate.cost(bytes))).count()
+                    }
+                };
+                if due > 0 {
+                    let filled = copied.fill(due, pool, burst);
+                    if filled < due {
+                        // The copies stopped before these.
+                        let unsent = copied.upcoming_bytes().take(due - filled);
+                        unsent.for_each(|bytes| pacer.refund(rate.cost(bytes)));
+                        self.nombuf += 1;
+                    }
                 }
             }
             Source::Replayed { capture, timed, .. } => {
@@ -217,12 +240,6 @@ fn frame(pool: &HomePool, len: usize, write: impl FnOnce(&mut [u8])) -> Option<M
     let mut mbuf = pool.alloc()?;
     write(mbuf.append(len).ok()?);
     Some(mbuf)
-}
-
-/// The index after `index` in a ring of `len`, without a division.
-#[inline]
-fn following(index: usize, len: usize) -> usize {
-    if index + 1 == len { 0 } else { index + 1 }
 }
 
 /// Ticks of a counter of `hz` in `ns` nanoseconds.

@@ -38,7 +38,7 @@ const PATTERN: usize = PAYLOAD + PAYLOAD_BYTES;
 const _: () = assert!(PATTERN == MIN_FRAME_BYTES);
 
 /// The smallest frame holds everything that differs between frames of one size.
-type Head = [u8; MIN_FRAME_BYTES];
+pub type Head = [u8; MIN_FRAME_BYTES];
 
 /// A frame of one size for one port, and its checksums without what a flow changes.
 #[derive(Clone, Debug)]
@@ -87,10 +87,21 @@ impl Template {
     /// If `frame` is not [`len_bytes`](Self::len_bytes) long.
     #[inline]
     pub fn fill(&self, frame: &mut [u8], payload: &Payload) {
+        let head = self.fill_unnumbered(frame, payload.flow);
+        let tail: &mut [u8; PAYLOAD_BYTES] = head.last_chunk_mut().expect("the head ends with the payload");
+        payload.write(tail);
+    }
+
+    /// Writes the frame of `flow` with a payload of zeros, which no run takes for its own. Returns its head.
+    ///
+    /// # Panics
+    /// If `frame` is not [`len_bytes`](Self::len_bytes) long.
+    #[inline]
+    pub fn fill_unnumbered<'a>(&self, frame: &'a mut [u8], flow: u16) -> &'a mut Head {
         frame.copy_from_slice(&self.frame);
         let head: &mut Head = frame.first_chunk_mut().expect("no template is shorter");
-        let address = SOURCE.to_bits() + u32::from(payload.flow / SOURCE_PORTS);
-        let port = FIRST_SOURCE_PORT + payload.flow % SOURCE_PORTS;
+        let address = SOURCE.to_bits() + u32::from(flow / SOURCE_PORTS);
+        let port = FIRST_SOURCE_PORT + flow % SOURCE_PORTS;
         let [high, low] = halves(address).map(u32::from);
         let ip_checksum = !fold(self.ip_sum + high + low);
         // A UDP checksum of 0 means none: the other zero is sent (RFC 768).
@@ -102,8 +113,7 @@ impl Template {
         head[IP_SOURCE..IP_SOURCE + 4].copy_from_slice(&address.to_be_bytes());
         head[UDP_SOURCE_PORT..UDP_SOURCE_PORT + 2].copy_from_slice(&port.to_be_bytes());
         head[UDP_CHECKSUM..UDP_CHECKSUM + 2].copy_from_slice(&udp_checksum.to_be_bytes());
-        let tail: &mut [u8; PAYLOAD_BYTES] = head.last_chunk_mut().expect("the head ends with the payload");
-        payload.write(tail);
+        head
     }
 }
 

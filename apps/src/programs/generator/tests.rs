@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pmd::{Burst, HomePool, MAX_BURST, Mbuf};
 use proptest::prelude::*;
 
+use super::copied::Copied;
 use super::pacer::Rate;
 use super::replay::Capture;
 use super::sender::{Sender, SenderConfig, Source};
@@ -219,4 +220,64 @@ fn a_rate_holds_for_a_capture_too() {
     let sent: usize =
         (1..=100).map(|step| due(&mut sender, step * HZ / 1_000, &pool, &mut tracker).len()).sum();
     assert_eq!(sent, 1_000);
+}
+
+fn copied(sizes: &Sizes, last_flow: u16) -> Source {
+    Source::Copied(Copied::new(&sizes.sequence(1500).unwrap(), [2; 6], [4; 6], last_flow))
+}
+
+#[test]
+fn copied_frames_are_those_of_their_flow_and_size_without_number() {
+    let pool = test_pool(64);
+    let mut tracker = Tracker::new(0);
+    let mut sender = sender(copied(&Sizes::Genome("abacg".into()), 2), Rate::Unlimited, Some(40));
+    let frames = due(&mut sender, 7, &pool, &mut tracker);
+    assert_eq!((frames.len(), sender.sent(), sender.is_finished()), (40, 40, true));
+    let mut sink = Sink::new(RUN, 1, 3, 1514);
+    for (number, frame) in frames.iter().enumerate() {
+        let template = Template::new([2; 6], [4; 6], [60, 124, 60, 252, 1514][number % 5]);
+        let mut expected = vec![0xee; template.len_bytes()];
+        template.fill_unnumbered(&mut expected, u16::try_from(number % 3).unwrap());
+        assert_eq!(frame.data(), expected, "frame {number}");
+        let packet = etherparse::SlicedPacket::from_ethernet(frame.data()).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { panic!("not IPv4") };
+        let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { panic!("not UDP") };
+        assert_eq!(usize::from(udp.source_port()), 49152 + number % 3);
+        let ip_header = ip.header().to_header();
+        let right = udp.to_header().calc_checksum_ipv4(&ip_header, udp.payload()).unwrap();
+        assert_eq!((udp.checksum(), ip_header.header_checksum), (right, ip_header.calc_header_checksum()));
+        assert_eq!(sink.judge(frame, 9, &mut tracker), Verdict::Foreign);
+    }
+}
+
+#[test]
+fn copied_frames_keep_the_rate_and_an_empty_pool_costs_no_credit() {
+    let pool = test_pool(10);
+    let mut tracker = Tracker::new(0);
+    let mut sender = sender(copied(&Sizes::SimpleImix, 0), Rate::Frames(1_000), None);
+    let held = due(&mut sender, HZ / 50, &pool, &mut tracker);
+    assert_eq!((held.len(), sender.nombuf()), (10, 2));
+    drop(held);
+    assert_eq!(due(&mut sender, HZ / 50, &pool, &mut tracker).len(), 10);
+    assert_eq!(
+        due(&mut sender, HZ / 50, &pool, &mut tracker).len(),
+        0,
+        "20 ms at 1000 a second are 20 frames"
+    );
+}
+
+#[test]
+fn copied_frames_of_a_mix_are_paid_for_by_their_length() {
+    let pool = test_pool(64);
+    let mut tracker = Tracker::new(0);
+    let rate = Rate::WireBits(10_000_000);
+    let (mut copied, mut numbered) =
+        (sender(copied(&Sizes::SimpleImix, 0), rate, None), sender(made(&Sizes::SimpleImix, 1), rate, None));
+    let mut numbers = Tracker::new(1);
+    for ms in 1..=100 {
+        let lens = |frames: Vec<Mbuf>| frames.iter().map(Mbuf::pkt_len).collect::<Vec<_>>();
+        let got = lens(due(&mut copied, ms * HZ / 1_000, &pool, &mut tracker));
+        assert_eq!(got, lens(due(&mut numbered, ms * HZ / 1_000, &pool, &mut numbers)), "{ms} ms");
+    }
+    assert!(copied.sent() > 200, "{}", copied.sent());
 }
