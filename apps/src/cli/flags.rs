@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::Engine;
 use engine::config::{self, Config, Cores, EngineTable, PortTable};
+use pmd::port::PortSpec;
 
 use super::Failure;
 
@@ -125,10 +126,10 @@ impl Settings {
         Settings { engine: typed.or(file.engine), ports, latency: !flags.no_latency }
     }
 
-    /// The same, insisting on a port.
+    /// The same, insisting on ports, and on port strings that are some.
     ///
     /// # Errors
-    /// [`Failure::Usage`] if there is none.
+    /// [`Failure::Usage`] if there is none, or one that cannot be.
     pub fn with_ports(self, program: &str) -> Result<Settings, Failure> {
         if self.ports.is_empty() {
             let advice = format!(
@@ -136,6 +137,10 @@ impl Settings {
                  --config file, or run `bywash demo`, which needs none"
             );
             return Err(Failure::usage(advice));
+        }
+        // A misspelt port is found here, before anything is started.
+        for port in &self.ports {
+            port.spec.parse::<PortSpec>().map_err(|error| Failure::usage(error.to_string()))?;
         }
         Ok(self)
     }

@@ -142,6 +142,18 @@ fn a_program_without_ports_says_how_to_give_one() {
 }
 
 #[test]
+fn a_misspelt_port_is_a_usage_error_before_anything_starts() {
+    let Ok((Cli { command: Command::L2fwd(args) }, file)) = typed("bywash l2fwd --port eth0") else {
+        panic!()
+    };
+    let settings = Settings::new(&args.engine, &args.ports.ports, file);
+    match settings.with_ports("l2fwd") {
+        Err(Failure::Usage(error)) => assert!(error.to_string().contains("a port is one of"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn every_example_configuration_is_accepted_by_the_program_it_is_for() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let mut seen = 0;
