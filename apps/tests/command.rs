@@ -110,7 +110,8 @@ fn wrong_usage_is_exit_code_2_and_run_time_failures_1() {
         ("l2fwd --burst 65 --port loop:a", 2, "use 1 to 64"),
         ("l2fwd", 2, "l2fwd needs a port; give --port SPEC"),
         ("l2fwd --config /nonexistent.toml", 2, "cannot read configuration file /nonexistent.toml"),
-        ("l2fwd --port eth0", 1, "eth0"),
+        ("l2fwd --port eth0", 2, "a port is one of"),
+        ("l2fwd --port vhost-user:/nonexistent.sock", 1, "/nonexistent.sock"),
         ("demo --seconds 1 --hgrm /nonexistent/x.hgrm", 1, "cannot write /nonexistent/x.hgrm"),
         ("demo --seconds 1 --size 9000", 1, "9000"),
     ] {
