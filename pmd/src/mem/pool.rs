@@ -56,21 +56,29 @@ pub(super) struct PoolInner {
 /// On cache lines of its own: the home core writes `len` all the time, every core reads `owner`.
 #[repr(align(128))]
 struct Stack {
-    slots: Box<[*mut Element]>,
+    /// Room for every element of the pool; those from `len` on mean nothing.
+    slots: Box<[NonNull<Element>]>,
     len: usize,
 }
 
 impl Stack {
+    fn new(mbufs: usize) -> Self {
+        Self { slots: vec![NonNull::dangling(); mbufs].into(), len: 0 }
+    }
+
     #[inline]
     fn push(&mut self, element: NonNull<Element>) {
-        self.slots[self.len] = element.as_ptr();
+        debug_assert!(self.len < self.slots.len(), "an element is here twice");
+        // SAFETY: there is a slot for every element, and this one was not on the stack: it had an owner.
+        unsafe { *self.slots.get_unchecked_mut(self.len) = element }
         self.len += 1;
     }
 
     #[inline]
     fn pop(&mut self) -> Option<NonNull<Element>> {
         self.len = self.len.checked_sub(1)?;
-        NonNull::new(self.slots[self.len])
+        // SAFETY: below the former length.
+        Some(unsafe { *self.slots.get_unchecked(self.len) })
     }
 }
 
@@ -194,7 +202,7 @@ impl Pool {
             rooms,
             elements: MmapRaw::from(map),
             mbufs,
-            stack: OwnerCell::new(Stack { slots: vec![std::ptr::null_mut(); mbufs].into(), len: 0 }),
+            stack: OwnerCell::new(Stack::new(mbufs)),
             returns: ArrayQueue::new(mbufs),
             _region: Arc::clone(region),
         });
