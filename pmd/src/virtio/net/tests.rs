@@ -187,30 +187,3 @@ fn device_that_still_holds_the_queues_keeps_the_driver_waiting_then_says_so() {
     drop(driver);
     assert_eq!(pool.levels().free, pool.levels().mbufs);
 }
-
-#[test]
-fn fewer_buffers_are_posted_while_the_device_does_not_run_out_and_all_when_it_did() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 1024, PoolConfig::default());
-    let send = |device: &mut dyn QueuePair| {
-        let mut burst: Burst = pool.alloc_bulk(64).collect();
-        burst.iter_mut().for_each(|frame| drop(frame.append(60)));
-        assert_eq!(device.tx_burst(&mut burst), 64);
-    };
-    let mut burst = Burst::new();
-    driver.rx_burst(&pool, &mut burst, 64);
-    let mut exchanged = |times: usize, device: &mut dyn QueuePair| {
-        for _ in 0..times {
-            send(device);
-            assert_eq!(driver.rx_burst(&pool, &mut burst, 64), 64);
-            burst.clear();
-        }
-        device.tx_room()
-    };
-    assert_eq!(exchanged(1, &mut *device), 1024, "all at first");
-    assert_eq!(exchanged((1 << 14) + 20, &mut *device), 512);
-    assert_eq!(exchanged(1 << 15, &mut *device), 256, "no fewer than these");
-    (0..4).for_each(|_| send(&mut *device));
-    assert_eq!(device.tx_room(), 0, "the device has run out");
-    driver.rx_burst(&pool, &mut burst, 64);
-    assert_eq!(device.tx_room(), 1024 - 192, "all of the queue again");
-}
