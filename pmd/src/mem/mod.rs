@@ -17,7 +17,7 @@ mod pool;
 mod region;
 
 pub use element::{Mbuf, Offload};
-pub(crate) use element::{prefetch, prefetch_for_write};
+pub(crate) use element::{copy, prefetch, prefetch_for_write};
 pub use mbuf::{NoRoom, Segments};
 pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};
 pub use region::{Carved, Iova, PageSize, Region, RegionConfig, RegionError};

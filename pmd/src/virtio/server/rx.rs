@@ -3,11 +3,9 @@
 //! In two passes over a burst: read the chains and fetch their buffers towards the cache, then copy. The first
 //! access to a buffer is a miss on the driver's core's cache; the passes let a burst of them overlap.
 
-use arrayvec::ArrayVec;
-
 use super::{MAX_FRAME_BYTES, Served};
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, MAX_BURST, QueueCounters, QueueFault};
+use crate::port::{Burst, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
 use crate::virtio::spec::net::HEADER_BYTES;
 use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
@@ -42,18 +40,18 @@ impl Intake {
         if count == 0 {
             return 0;
         }
-        let chains = fetch(queue, count);
+        let chains = queue.fetch(count, false);
         let mut mbufs = pool.alloc_bulk(chains.len());
         let (before, mut bytes) = (burst.len(), 0);
-        for (chain, single) in chains {
+        for Chain { head, single } in chains {
             let taken = match (mbufs.next(), single) {
                 (None, _) => Ok(Taken::NoMbuf),
                 (Some(mbuf), Some(buffer)) => match take_single(mbuf, buffer) {
                     Ok(frame) => Ok(Taken::Frame(frame)),
                     // Too long for one mbuf, or not a frame: the general way decides.
-                    Err(mbuf) => take_pieces(queue, chain, mbuf, pool),
+                    Err(mbuf) => take_pieces(queue, head, mbuf, pool),
                 },
-                (Some(mbuf), None) => take_pieces(queue, chain, mbuf, pool),
+                (Some(mbuf), None) => take_pieces(queue, head, mbuf, pool),
             };
             match taken {
                 Ok(Taken::Frame(frame)) => {
@@ -67,7 +65,7 @@ impl Intake {
                 }
                 Err(_) => break, // the queue has stopped
             }
-            queue.give_back(chain, 0);
+            queue.give_back(head, 0);
         }
         counters.notifications += u64::from(queue.publish());
         let frames = burst.len() - before;
@@ -75,23 +73,6 @@ impl Intake {
         counters.rx_bytes += bytes as u64;
         frames
     }
-}
-
-/// The next `count` chains, their buffers on the way to the cache. Fewer if one is a lie.
-#[inline]
-fn fetch(queue: &mut DeviceQueue, count: usize) -> ArrayVec<(Chain, Option<Buffer>), MAX_BURST> {
-    let mut chains = ArrayVec::new();
-    for ahead in 0..count {
-        #[allow(clippy::cast_possible_truncation)] // below MAX_BURST
-        let Ok(chain) = queue.chain(ahead as u16) else { break };
-        let single = queue.single(chain, false);
-        if let Some(Buffer { ptr, .. }) = single {
-            crate::mem::prefetch(ptr);
-            crate::mem::prefetch(ptr.wrapping_add(64));
-        }
-        chains.push((chain, single));
-    }
-    chains
 }
 
 /// The usual frame: one buffer, header and data, that fits in one mbuf. Gives the mbuf back if it is not that.
@@ -110,12 +91,12 @@ fn take_single(mut mbuf: Mbuf, Buffer { ptr, len }: Buffer) -> Result<Mbuf, Mbuf
 #[cold]
 fn take_pieces(
     queue: &mut DeviceQueue,
-    chain: Chain,
+    head: u16,
     first: Mbuf,
     pool: &HomePool,
 ) -> Result<Taken, QueueFault> {
     // First its length, so that no mbufs are spent on what is not a frame.
-    let (mut walk, mut total) = (queue.walk(chain, false), 0);
+    let (mut walk, mut total) = (queue.walk(head, false), 0);
     while let Some(Buffer { len, .. }) = walk.next()? {
         total += len as usize;
     }
@@ -124,7 +105,7 @@ fn take_pieces(
     }
     let (mut skip, mut room) = (HEADER_BYTES, MAX_FRAME_BYTES);
     let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, first);
-    let mut walk = queue.walk(chain, false);
+    let mut walk = queue.walk(head, false);
     while let Some(Buffer { mut ptr, len }) = walk.next()? {
         let mut left = len as usize;
         let skipped = skip.min(left);

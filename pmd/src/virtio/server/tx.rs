@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 
 use super::Served;
-use crate::mem::Mbuf;
-use crate::port::{Burst, MAX_BURST, QueueCounters, QueueFault};
+use crate::mem::{Mbuf, copy};
+use crate::port::{Burst, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
 use crate::virtio::spec::net::{HEADER_BYTES, Header};
 use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
@@ -21,8 +21,8 @@ pub(super) struct Outlet {
 /// Where a frame can go. On the stack of the rare path only.
 #[allow(clippy::large_enum_variant)]
 enum Place {
-    /// These buffers, of these chains (each with the number of its buffers).
-    Here(ArrayVec<Buffer, MAX_PIECES>, ArrayVec<(Chain, usize), MAX_PIECES>),
+    /// These buffers, of these chains (head, number of its buffers).
+    Here(ArrayVec<Buffer, MAX_PIECES>, ArrayVec<(u16, usize), MAX_PIECES>),
     /// Not enough buffers yet.
     Later,
     /// Nowhere, however many buffers there will be.
@@ -47,15 +47,14 @@ impl Outlet {
         let Some(queue) = &mut served.queue else { return 0 };
         let Ok(ready) = queue.ready() else { return 0 };
         let mut ready = usize::from(ready);
-        let chains = fetch(queue, ready.min(burst.len()));
+        let chains = queue.fetch(ready.min(burst.len()), true);
         let (mut sent, mut next) = (0, 0);
         for frame in burst.iter() {
-            let single = chains.get(next).copied();
             let bytes = frame.pkt_len();
-            let used = match single {
-                Some((chain, Some(buffer))) if put_single(frame, buffer) => {
+            let used = match chains.get(next) {
+                Some(&Chain { head, single: Some(buffer) }) if put_single(frame, buffer) => {
                     #[allow(clippy::cast_possible_truncation)] // it fitted into a buffer of u32 bytes
-                    queue.give_back(chain, (HEADER_BYTES + bytes) as u32);
+                    queue.give_back(head, (HEADER_BYTES + bytes) as u32);
                     Ok(Some(1))
                 }
                 _ => put_pieces(queue, frame, mergeable, ready),
@@ -77,23 +76,6 @@ impl Outlet {
     }
 }
 
-/// The next `count` chains, their buffers on the way to the cache. Fewer if one is a lie.
-#[inline]
-fn fetch(queue: &mut DeviceQueue, count: usize) -> ArrayVec<(Chain, Option<Buffer>), MAX_BURST> {
-    let mut chains = ArrayVec::new();
-    for ahead in 0..count {
-        #[allow(clippy::cast_possible_truncation)] // below MAX_BURST
-        let Ok(chain) = queue.chain(ahead as u16) else { break };
-        let single = queue.single(chain, true);
-        if let Some(Buffer { ptr, .. }) = single {
-            crate::mem::prefetch_for_write(ptr);
-            crate::mem::prefetch_for_write(ptr.wrapping_add(64));
-        }
-        chains.push((chain, single));
-    }
-    chains
-}
-
 /// The header of a received packet that asks nothing and spans `num_buffers`. virtio 1.2 §5.1.6.4: the field is
 /// 1 where buffers are not merged.
 #[inline]
@@ -112,7 +94,7 @@ fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
     // the queue. Nobody in this process borrows it: it is the driver's.
     unsafe {
         ptr.cast::<Header>().write_unaligned(header(1));
-        ptr.add(HEADER_BYTES).copy_from_nonoverlapping(data.as_ptr(), data.len());
+        copy(data.as_ptr(), ptr.add(HEADER_BYTES), data.len());
     }
     true
 }
@@ -139,7 +121,7 @@ fn put_pieces(
     let mut sources = std::iter::once(&header[..]).chain(frame.segments().map(Mbuf::data));
     let mut source: &[u8] = &[];
     let mut buffers = buffers.into_iter();
-    for &(chain, pieces) in &chains {
+    for &(head, pieces) in &chains {
         let mut written = 0;
         for Buffer { ptr, len } in buffers.by_ref().take(pieces) {
             let (mut at, mut room) = (ptr, len as usize);
@@ -158,7 +140,7 @@ fn put_pieces(
             }
         }
         #[allow(clippy::cast_possible_truncation)] // a frame is at most some 100 KiB
-        queue.give_back(chain, written as u32);
+        queue.give_back(head, written as u32);
     }
     Ok(Some(chains.len()))
 }
@@ -168,8 +150,8 @@ fn place(queue: &mut DeviceQueue, total: usize, mergeable: bool, ready: usize) -
     let (mut buffers, mut chains, mut room) = (ArrayVec::new(), ArrayVec::new(), 0);
     for ahead in 0..ready {
         #[allow(clippy::cast_possible_truncation)] // `ready` came from a u16
-        let chain = queue.chain(ahead as u16)?;
-        let (mut walk, before) = (queue.walk(chain, true), buffers.len());
+        let head = queue.chain(ahead as u16, true).head;
+        let (mut walk, before) = (queue.walk(head, true), buffers.len());
         while let Some(buffer) = walk.next()? {
             // A chain with more buffers than any frame needs is taken as far as it is of use.
             if room < total {
@@ -179,7 +161,7 @@ fn place(queue: &mut DeviceQueue, total: usize, mergeable: bool, ready: usize) -
                 }
             }
         }
-        chains.push((chain, buffers.len() - before));
+        chains.push((head, buffers.len() - before));
         if room >= total {
             return Ok(Place::Here(buffers, chains));
         }

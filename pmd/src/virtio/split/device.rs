@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use arrayvec::ArrayVec;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Areas;
-use crate::mem::Iova;
-use crate::port::QueueFault;
+use crate::mem::{Iova, prefetch, prefetch_for_write};
+use crate::port::{MAX_BURST, QueueFault};
 use crate::virtio::attach::{GuestMemory, Position, Ring};
 use crate::virtio::spec::split::{
     AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
@@ -23,11 +24,12 @@ pub(crate) struct Buffer {
     pub len: u32,
 }
 
-/// The head of a chain and a private copy of its first descriptor.
+/// A chain by its head, and its buffer if there is but one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
     pub head: u16,
-    first: Descriptor,
+    /// `None` for several buffers, and for a lie, which [`DeviceQueue::walk`] names.
+    pub single: Option<Buffer>,
 }
 
 /// One split virtqueue, device side. Every call is bounded by the queue's size and never blocks.
@@ -104,14 +106,48 @@ impl DeviceQueue {
         Ok(moved)
     }
 
-    /// The chain `ahead` of the next one, its first descriptor read. Below [`ready`](Self::ready) only.
-    ///
-    /// # Errors
-    /// [`QueueFault`] when the driver broke the rules. The queue stops.
+    /// The next `count` chains, at most a burst of them and below [`ready`](Self::ready) only, their buffers on the way
+    /// to the cache: to be written if `writable`, else to be read. The first access to a buffer is a miss on the
+    /// driver's core's cache; asked for together, the misses of a burst overlap.
     #[inline]
-    pub(crate) fn chain(&mut self, ahead: u16) -> Result<Chain, QueueFault> {
+    pub(crate) fn fetch(&self, count: usize, writable: bool) -> ArrayVec<Chain, MAX_BURST> {
+        let mut chains = ArrayVec::new();
+        for ahead in (0..).take(count.min(MAX_BURST)) {
+            let chain = self.chain(ahead, writable);
+            if let Some(Buffer { ptr, .. }) = chain.single {
+                let fetch = if writable { prefetch_for_write } else { prefetch };
+                fetch(ptr);
+                fetch(ptr.wrapping_add(64));
+            }
+            chains.push(chain);
+        }
+        chains
+    }
+
+    /// The chain `ahead` of the next one, below [`ready`](Self::ready) only.
+    #[inline]
+    pub(crate) fn chain(&self, ahead: u16, writable: bool) -> Chain {
         let head = self.areas.read_available(self.next_available.wrapping_add(ahead));
-        Ok(Chain { head, first: self.descriptor(head)? })
+        Chain { head, single: self.single(head, writable) }
+    }
+
+    #[inline]
+    fn single(&self, head: u16, writable: bool) -> Option<Buffer> {
+        if head >= self.areas.size() {
+            return None;
+        }
+        let Descriptor { address, len, flags, .. } = self.areas.read_descriptor(head);
+        if flags != direction(writable) {
+            return None;
+        }
+        Some(Buffer { ptr: self.memory.translate(Iova(address), len as usize)?, len })
+    }
+
+    /// The buffers of the chain that starts at `head`, in order, all of the direction `writable` (else readable).
+    #[inline]
+    pub(crate) fn walk(&mut self, head: u16, writable: bool) -> Walk<'_> {
+        let left = self.areas.size();
+        Walk { queue: self, next: Some(head), left, direction: direction(writable) }
     }
 
     #[inline]
@@ -123,33 +159,11 @@ impl DeviceQueue {
         Ok(self.areas.read_descriptor(id))
     }
 
-    /// The buffers of `chain` in order, all of the direction `writable` (else readable).
-    #[inline]
-    pub(crate) fn walk(&mut self, chain: Chain, writable: bool) -> Walk<'_> {
-        let left = self.areas.size();
-        Walk {
-            queue: self,
-            next: Some(chain.first),
-            left,
-            direction: if writable { DESC_F_WRITE } else { 0 },
-        }
-    }
-
-    /// The only buffer of `chain`, or `None` when it has several (or is a lie, which [`walk`](Self::walk) names).
-    #[inline]
-    pub(crate) fn single(&self, chain: Chain, writable: bool) -> Option<Buffer> {
-        let Descriptor { address, len, flags, .. } = chain.first;
-        if flags != if writable { DESC_F_WRITE } else { 0 } {
-            return None;
-        }
-        Some(Buffer { ptr: self.memory.translate(Iova(address), len as usize)?, len })
-    }
-
-    /// Gives `chain`, the next one, back with `len` bytes written. Seen by the driver at the next
+    /// Gives the next chain, which starts at `head`, back with `len` bytes written. Seen by the driver at the next
     /// [`publish`](Self::publish).
     #[inline]
-    pub(crate) fn give_back(&mut self, chain: Chain, len: u32) {
-        self.areas.write_used(self.next_used, UsedElement { id: u32::from(chain.head), len });
+    pub(crate) fn give_back(&mut self, head: u16, len: u32) {
+        self.areas.write_used(self.next_used, UsedElement { id: u32::from(head), len });
         self.next_used = self.next_used.wrapping_add(1);
         self.next_available = self.next_available.wrapping_add(1);
     }
@@ -177,10 +191,16 @@ impl DeviceQueue {
     }
 }
 
-/// The buffers of one chain.
+/// The only flag that a descriptor of this direction has, beside `NEXT`.
+#[inline]
+const fn direction(writable: bool) -> u16 {
+    if writable { DESC_F_WRITE } else { 0 }
+}
+
+/// The buffers of one chain. Each descriptor is read once.
 pub(crate) struct Walk<'a> {
     queue: &'a mut DeviceQueue,
-    next: Option<Descriptor>,
+    next: Option<u16>,
     left: u16,
     direction: u16,
 }
@@ -192,7 +212,8 @@ impl Walk<'_> {
     /// [`QueueFault`] when the driver broke the rules. The queue stops.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<Buffer>, QueueFault> {
-        let Some(Descriptor { address, len, flags, next }) = self.next.take() else { return Ok(None) };
+        let Some(id) = self.next.take() else { return Ok(None) };
+        let Descriptor { address, len, flags, next } = self.queue.descriptor(id)?;
         if flags & !DESC_F_NEXT != self.direction {
             return Err(self.queue.set_fault(QueueFault::BadDescriptorFlags { flags }));
         }
@@ -205,7 +226,7 @@ impl Walk<'_> {
                 let size = self.queue.areas.size();
                 return Err(self.queue.set_fault(QueueFault::ChainTooLong { size }));
             }
-            self.next = Some(self.queue.descriptor(next)?);
+            self.next = Some(next);
         }
         Ok(Some(Buffer { ptr, len }))
     }

@@ -245,16 +245,16 @@ proptest! {
             prop_assert_eq!(usize::from(device.ready().unwrap()), offered.len());
             for _ in 0..take.min(offered.len()) {
                 let (ids, expected, writable) = offered.pop_front().unwrap();
-                let chain = device.chain(0).unwrap();
+                let chain = device.chain(0, writable);
                 prop_assert_eq!(chain.head, ids[0]);
                 let mut seen = Vec::new();
-                let mut walk = device.walk(chain, writable);
+                let mut walk = device.walk(chain.head, writable);
                 while let Some(buffer) = walk.next().unwrap() {
                     seen.push((buffer.ptr as u64, buffer.len));
                 }
                 prop_assert_eq!(&seen, &expected);
-                prop_assert_eq!(device.single(chain, writable).is_some(), expected.len() == 1);
-                device.give_back(chain, 77);
+                prop_assert_eq!(chain.single.is_some(), expected.len() == 1);
+                device.give_back(chain.head, 77);
                 device.publish();
                 prop_assert_eq!(areas.used_index(), next_used.wrapping_add(1));
                 prop_assert_eq!(areas.read_used(next_used), UsedElement { id: u32::from(ids[0]), len: 77 });
@@ -287,10 +287,9 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
             driver.publish();
             // A third of what is there, at least one: the two indices drift apart.
             for _ in 0..device.ready().unwrap().div_ceil(3) {
-                let chain = device.chain(0).unwrap();
-                let buffer = device.single(chain, false).unwrap();
-                assert_eq!(buffer.len, 8);
-                device.give_back(chain, 0);
+                let chain = device.chain(0, false);
+                assert_eq!(chain.single.unwrap().len, 8);
+                device.give_back(chain.head, 0);
             }
             device.publish();
             for _ in 0..driver.ready().unwrap() {
