@@ -80,12 +80,14 @@ fn withdrawing_waits_for_the_polling_core() {
                     position = follower.switch(position).map_or(position, |ring| ring.start);
                 }
                 if follower.ring().is_some() {
-                    position.next_available = position.next_available.wrapping_add(1);
+                    // Not around the wrap, or "further than before" would mean nothing.
+                    position.next_available = position.next_available.saturating_add(1);
                     position.next_used = position.next_available;
                 }
                 std::thread::yield_now();
             }
         });
+        let _stopped_on_panic_too = StopOnDrop(&stop);
         let mut last = 0;
         for _ in 0..100 {
             while !publisher.is_followed() {
@@ -99,8 +101,16 @@ fn withdrawing_waits_for_the_polling_core() {
             last = position.next_available;
             publisher.publish(ring_with_start(position).0);
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Ends the polling thread of a test however the test ends: a failure must not become a hang.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -39,7 +39,10 @@ pub(crate) struct DeviceQueue {
     call: Option<Arc<EventFd>>,
     err: Option<Arc<EventFd>>,
     next_available: u16,
-    next_used: u16,
+    /// From `next_available` to our next index in the used ring: chains are given back in the order in which they are
+    /// taken, so it stays, and one index to advance a chain is faster than two.
+    used_offset: u16,
+    /// `next_available` when the driver was last shown what was given back.
     published: u16,
     fault: Option<QueueFault>,
 }
@@ -58,15 +61,20 @@ impl DeviceQueue {
             call: ring.call.clone(),
             err: ring.err.clone(),
             next_available,
-            next_used,
-            published: next_used,
+            used_offset: next_used.wrapping_sub(next_available),
+            published: next_available,
             fault: None,
         }
     }
 
     /// How far we have come.
     pub(crate) fn position(&self) -> Position {
-        Position { next_available: self.next_available, next_used: self.next_used }
+        Position { next_available: self.next_available, next_used: self.next_used() }
+    }
+
+    #[inline]
+    fn next_used(&self) -> u16 {
+        self.next_available.wrapping_add(self.used_offset)
     }
 
     pub(crate) fn size(&self) -> u16 {
@@ -163,8 +171,7 @@ impl DeviceQueue {
     /// [`publish`](Self::publish).
     #[inline]
     pub(crate) fn give_back(&mut self, head: u16, len: u32) {
-        self.areas.write_used(self.next_used, UsedElement { id: u32::from(head), len });
-        self.next_used = self.next_used.wrapping_add(1);
+        self.areas.write_used(self.next_used(), UsedElement { id: u32::from(head), len });
         self.next_available = self.next_available.wrapping_add(1);
     }
 
@@ -172,11 +179,11 @@ impl DeviceQueue {
     /// whether it did. One fence and at most one notification.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        if self.published == self.next_used {
+        if self.published == self.next_available {
             return false;
         }
-        self.published = self.next_used;
-        self.areas.publish_used(self.next_used);
+        self.published = self.next_available;
+        self.areas.publish_used(self.next_used());
         let Some(call) = &self.call else { return false };
         // ORDERING: SeqCst. The index is visible before the flag is read, or the driver might go to sleep on the old
         //           index while we believe the old flag. Partner: the driver's full barrier between clearing the
