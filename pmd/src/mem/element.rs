@@ -17,25 +17,6 @@ use super::pool::PoolInner;
 use super::pool::sync::{AtomicU16, Ordering, fence};
 use super::region::Iova;
 
-/// What a frame asks of the device that sends it, or what the device that received it found out, in the
-/// terms of `struct virtio_net_hdr`. All zero: nothing. Source: virtio 1.2 §5.1.6.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Offload {
-    /// `VIRTIO_NET_HDR_F_*`.
-    pub flags: u8,
-    /// `VIRTIO_NET_HDR_GSO_*`.
-    pub gso_type: u8,
-    /// Bytes of headers in front of the segmented payload.
-    pub hdr_len: u16,
-    /// Payload bytes per segment.
-    pub gso_size: u16,
-    /// Where checksumming starts, in bytes from the start of the frame.
-    pub csum_start: u16,
-    /// Where the checksum goes, in bytes from `csum_start`.
-    pub csum_offset: u16,
-}
-
 /// One cache line of metadata.
 #[repr(C, align(64))]
 pub(super) struct Element {
@@ -53,7 +34,6 @@ pub(super) struct Element {
     pub room_bytes: u32,
     /// Handles that may reach this element's own data room.
     pub refcnt: AtomicU16,
-    pub offload: Offload,
 }
 
 #[cfg(not(loom))]
@@ -99,7 +79,6 @@ impl Mbuf {
     pub(super) fn reset(&mut self, headroom_bytes: u32) {
         self.set_data(headroom_bytes, 0);
         self.set_rx_ticks(0);
-        self.set_offload(Offload::default());
     }
 
     #[inline]
@@ -217,20 +196,6 @@ impl Mbuf {
     pub fn set_rx_ticks(&mut self, ticks: u64) {
         // SAFETY: we own the plain fields and hold no reference to them.
         unsafe { (*self.element_mut()).rx_ticks = ticks }
-    }
-
-    /// What is asked of, or was found out by, the device.
-    #[inline]
-    #[must_use]
-    pub fn offload(&self) -> Offload {
-        self.element().offload
-    }
-
-    /// Asks it of the device.
-    #[inline]
-    pub fn set_offload(&mut self, offload: Offload) {
-        // SAFETY: we own the plain fields and hold no reference to them.
-        unsafe { (*self.element_mut()).offload = offload }
     }
 
     /// The next segment of the frame.

@@ -99,7 +99,6 @@ impl Mbuf {
             let mut part = pool.alloc().ok_or(NoRoom::Empty)?;
             segment.share_with(&mut part);
             part.set_rx_ticks(segment.rx_ticks());
-            part.set_offload(segment.offload());
             match &mut clone {
                 None => clone = Some(part),
                 Some(head) => head.chain(part),
@@ -108,7 +107,7 @@ impl Mbuf {
         clone.ok_or(NoRoom::Empty)
     }
 
-    /// A copy of the whole frame in one segment of `pool`, stamp and offload included.
+    /// A copy of the whole frame in one segment of `pool`, stamp included.
     ///
     /// # Errors
     /// [`NoRoom`] when the pool is empty or its data room is shorter than the frame.
@@ -121,7 +120,6 @@ impl Mbuf {
             to = rest;
         }
         copy.set_rx_ticks(self.rx_ticks());
-        copy.set_offload(self.offload());
         Ok(copy)
     }
 }

@@ -16,7 +16,7 @@ mod pool;
 #[allow(unsafe_code)]
 mod region;
 
-pub use element::{Mbuf, Offload};
+pub use element::Mbuf;
 pub(crate) use element::{copy, prefetch, prefetch_for_write};
 pub use mbuf::{NoRoom, Segments};
 pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-use super::element::{Element, Mbuf, Offload};
+use super::element::{Element, Mbuf};
 use super::region::Region;
 use sync::{ArrayQueue, AtomicU16, AtomicU64, Ordering, OwnerCell};
 
@@ -39,7 +39,7 @@ struct Returned(NonNull<Element>);
 unsafe impl Send for Returned {}
 
 pub(super) struct PoolInner {
-    /// The home thread's token, 0 when there is none.
+    /// The home thread's token, [`NOBODY`](sync::NOBODY) when there is none.
     owner: AtomicU64,
     pub(super) room_bytes: u32,
     headroom_bytes: u32,
@@ -85,9 +85,9 @@ impl Stack {
 impl PoolInner {
     #[inline]
     fn is_home(&self) -> bool {
-        let token = sync::token();
-        // ORDERING: Relaxed. If the value is our token then we wrote it; any other value says no.
-        token != 0 && self.owner.load(Ordering::Relaxed) == token
+        // ORDERING: Relaxed. If the value is our token then we wrote it; any other value says no, and a thread that
+        //           never adopted a pool has a token that no owner has.
+        self.owner.load(Ordering::Relaxed) == sync::token()
     }
 
     /// Takes back an element whose last handle is gone.
@@ -151,7 +151,7 @@ impl Drop for PoolShared {
     fn drop(&mut self) {
         let inner = self.inner();
         // ORDERING: Acquire. The last home's pushes come before. Partner: the Release in HomePool::drop.
-        debug_assert_eq!(inner.owner.load(Ordering::Acquire), 0, "a HomePool holds a handle");
+        debug_assert_eq!(inner.owner.load(Ordering::Acquire), sync::NOBODY, "a HomePool holds a handle");
         // SAFETY: the last handle: no owner is left and none can come.
         let home = unsafe {
             inner.drain_returns();
@@ -195,7 +195,7 @@ impl Pool {
         // A hint; without transparent hugepages the metadata just costs more TLB entries.
         let _ = map.advise(Advice::HugePage);
         let inner = Box::new(PoolInner {
-            owner: AtomicU64::new(0),
+            owner: AtomicU64::new(sync::NOBODY),
             room_bytes: headroom_bytes + data_room_bytes,
             headroom_bytes,
             stride_bytes: config.stride_bytes(),
@@ -223,7 +223,7 @@ impl Pool {
         self.0
             .inner()
             .owner
-            .compare_exchange(0, token, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(sync::NOBODY, token, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|_| PoolError::Adopted)?;
         Ok(HomePool { pool: self.clone(), _home_thread_only: PhantomData })
     }
@@ -256,7 +256,6 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
             len: 0,
             room_bytes: pool.room_bytes,
             refcnt: AtomicU16::new(1),
-            offload: Offload::default(),
         };
         // SAFETY: the slot is ours and uninitialised memory is overwritten, not dropped; nobody else uses the
         // stack yet.
@@ -289,9 +288,17 @@ impl HomePool {
     #[inline]
     #[must_use]
     pub fn alloc(&self) -> Option<Mbuf> {
-        if self.available(1) == 0 {
-            return None;
+        match self.pop() {
+            None => self.alloc_returned(),
+            mbuf => mbuf,
         }
+    }
+
+    /// The stack is empty: what others freed, if they did.
+    #[cold]
+    #[inline(never)]
+    fn alloc_returned(&self) -> Option<Mbuf> {
+        self.available(1);
         self.pop()
     }
 
@@ -346,7 +353,7 @@ impl Drop for HomePool {
     fn drop(&mut self) {
         // ORDERING: Release. Our pushes and pops come before the next home's. Partner: the Acquire in `adopt`
         //           and in PoolShared::drop.
-        self.inner().owner.store(0, Ordering::Release);
+        self.inner().owner.store(sync::NOBODY, Ordering::Release);
     }
 }
 

@@ -3,12 +3,19 @@
 //! Under `--cfg loom` crossbeam's `ArrayQueue` is replaced by a mutex around a deque: the queue is crossbeam's to check,
 //! the protocol around it (homes, hand-overs, counts) is ours.
 
+/// The owner of a pool that has none. Equals no thread's token.
+pub(in crate::mem) const NOBODY: u64 = 0;
+/// The token of a thread that never adopted a pool. Equals no pool's owner.
+const HOMELESS: u64 = u64::MAX;
+
 #[cfg(not(loom))]
 mod imp {
     use std::cell::{Cell, UnsafeCell};
     pub use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
     pub use crossbeam_queue::ArrayQueue;
+
+    use super::HOMELESS;
 
     /// A value that one thread at a time may touch: the pool's owner.
     pub struct OwnerCell<T>(UnsafeCell<T>);
@@ -28,8 +35,8 @@ mod imp {
     }
 
     thread_local! {
-        /// This thread's token; 0 until it adopts its first pool.
-        static TOKEN: Cell<u64> = const { Cell::new(0) };
+        /// This thread's token; [`HOMELESS`] until it adopts its first pool.
+        static TOKEN: Cell<u64> = const { Cell::new(HOMELESS) };
     }
 
     #[inline]
@@ -39,7 +46,7 @@ mod imp {
 
     pub fn make_token() -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        if TOKEN.get() == 0 {
+        if TOKEN.get() == HOMELESS {
             // ORDERING: Relaxed. The numbers need only differ.
             TOKEN.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
@@ -53,6 +60,8 @@ mod imp {
     use std::collections::VecDeque;
 
     pub use loom::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
+
+    use super::HOMELESS;
 
     pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
 
@@ -92,7 +101,7 @@ mod imp {
     }
 
     loom::thread_local! {
-        static TOKEN: Cell<u64> = Cell::new(0);
+        static TOKEN: Cell<u64> = Cell::new(HOMELESS);
     }
 
     pub fn token() -> u64 {
@@ -103,7 +112,7 @@ mod imp {
     pub fn make_token() -> u64 {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         TOKEN.with(|token| {
-            if token.get() == 0 {
+            if token.get() == HOMELESS {
                 // ORDERING: Relaxed. The numbers need only differ.
                 token.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
             }
