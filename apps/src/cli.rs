@@ -10,6 +10,7 @@
 pub mod failure;
 mod file;
 pub mod flags;
+pub mod net;
 
 use std::ffi::OsString;
 
@@ -17,7 +18,8 @@ use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
 pub use file::parse;
-pub use flags::{EngineFlags, OutputFlags, PortFlags, Settings};
+pub use flags::{EngineFlags, OutputFlags, PortFlags, Settings, Shared};
+pub use net::StackFlags;
 
 use crate::doctor;
 use crate::programs::generator::GenArgs;
@@ -112,15 +114,9 @@ pub struct L2fwd {
     /// then pass them round for ever
     #[arg(long, value_name = "BURSTS", default_value_t = 0)]
     pub tx_first: u32,
-    /// Where they come from and go to.
+    /// Ports, cores, output.
     #[command(flatten)]
-    pub ports: PortFlags,
-    /// Cores, bursts, rings, memory.
-    #[command(flatten)]
-    pub engine: EngineFlags,
-    /// What is shown.
-    #[command(flatten)]
-    pub output: OutputFlags,
+    pub shared: Shared,
 }
 
 /// `bywash gen`.
@@ -130,15 +126,9 @@ pub struct Gen {
     /// What to send.
     #[command(flatten)]
     pub args: GenArgs,
-    /// Where to.
+    /// Ports, cores, output.
     #[command(flatten)]
-    pub ports: PortFlags,
-    /// Cores, bursts, rings, memory.
-    #[command(flatten)]
-    pub engine: EngineFlags,
-    /// What is shown.
-    #[command(flatten)]
-    pub output: OutputFlags,
+    pub shared: Shared,
 }
 
 /// `bywash rxonly`.
@@ -148,15 +138,9 @@ pub struct RxOnly {
     /// Flags of its own.
     #[command(flatten)]
     pub args: RxOnlyArgs,
-    /// Where frames come from.
+    /// Ports, cores, output.
     #[command(flatten)]
-    pub ports: PortFlags,
-    /// Cores, bursts, rings, memory.
-    #[command(flatten)]
-    pub engine: EngineFlags,
-    /// What is shown.
-    #[command(flatten)]
-    pub output: OutputFlags,
+    pub shared: Shared,
 }
 
 /// Runs the command line `arguments` (the program's name first) and returns the exit code.

@@ -80,6 +80,30 @@ pub struct OutputFlags {
     pub quiet: bool,
 }
 
+/// What every program on ports has besides its own flags.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Shared {
+    /// Where frames come from and go to.
+    #[command(flatten)]
+    pub ports: PortFlags,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+impl Shared {
+    /// These flags over the file, insisting on ports, for `program`.
+    ///
+    /// # Errors
+    /// As [`Settings::with_ports`].
+    pub fn settings(&self, program: &str, file: Config) -> Result<Settings, Failure> {
+        Settings::new(&self.engine, &self.ports.ports, file).with_ports(program)
+    }
+}
+
 /// A parser of a number that `check` accepts.
 fn number<T: Clone + Send + Sync + 'static>(
     check: fn(i64) -> Result<T, String>,
@@ -91,7 +115,7 @@ fn number<T: Clone + Send + Sync + 'static>(
 }
 
 /// Seconds, fractions allowed, from a millisecond to a year.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     const YEAR: f64 = 365.0 * 86_400.0;
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=YEAR).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),

@@ -62,14 +62,14 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     ";
     let (args, file) = generator("bywash gen --config FILE --burst 32 --flows 7 -l 0,2-3", text);
     assert_eq!((args.args.rate, args.args.flows, args.args.drain_ms), (Rate::Frames(1_000_000), 7, 5));
-    let settings = Settings::new(&args.engine, &args.ports.ports, file.clone());
+    let settings = Settings::new(&args.shared.engine, &args.shared.ports.ports, file.clone());
     assert_eq!(
         (settings.engine.burst, settings.engine.rxd, settings.engine.txd),
         (Some(32), Some(256), None)
     );
     assert_eq!(settings.engine.cores, Some("0,2,3".parse::<Cores>().unwrap()));
     assert_eq!(settings.ports, [PortTable::new("loop:x")]);
-    let settings = Settings::new(&args.engine, &["loop:y".to_string()], file);
+    let settings = Settings::new(&args.shared.engine, &["loop:y".to_string()], file);
     assert_eq!(settings.ports, [PortTable::new("loop:y")]);
 }
 
@@ -134,7 +134,7 @@ fn numbers_out_of_range_are_refused_with_the_range() {
 #[test]
 fn a_program_without_ports_says_how_to_give_one() {
     let Ok((Cli { command: Command::L2fwd(args) }, file)) = typed("bywash l2fwd") else { panic!() };
-    let settings = Settings::new(&args.engine, &args.ports.ports, file);
+    let settings = Settings::new(&args.shared.engine, &args.shared.ports.ports, file);
     match settings.with_ports("l2fwd") {
         Err(Failure::Usage(error)) => assert!(error.to_string().contains("--port SPEC"), "{error}"),
         other => panic!("{other:?}"),
@@ -146,7 +146,7 @@ fn a_misspelt_port_is_a_usage_error_before_anything_starts() {
     let Ok((Cli { command: Command::L2fwd(args) }, file)) = typed("bywash l2fwd --port eth0") else {
         panic!()
     };
-    let settings = Settings::new(&args.engine, &args.ports.ports, file);
+    let settings = Settings::new(&args.shared.engine, &args.shared.ports.ports, file);
     match settings.with_ports("l2fwd") {
         Err(Failure::Usage(error)) => assert!(error.to_string().contains("a port is one of"), "{error}"),
         other => panic!("{other:?}"),

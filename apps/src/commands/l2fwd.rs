@@ -6,12 +6,12 @@ use engine::config::Config;
 use engine::latency::RESIDENCE;
 
 use super::dealt;
-use crate::cli::{Failure, L2fwd, Settings};
+use crate::cli::{Failure, L2fwd};
 use crate::programs::l2fwd;
 use crate::session::Session;
 
 pub(super) fn run(args: &L2fwd, file: Config) -> Result<ExitCode, Failure> {
-    let settings = Settings::new(&args.engine, &args.ports.ports, file).with_ports("l2fwd")?;
+    let settings = args.shared.settings("l2fwd", file)?;
     let (mut engine, cpus) = settings.engine();
     for (ports, cpu) in dealt(settings.ports.len(), 2, cpus.len()).into_iter().zip(cpus) {
         let lcore = engine.lcore(cpu);
@@ -20,5 +20,5 @@ pub(super) fn run(args: &L2fwd, file: Config) -> Result<ExitCode, Failure> {
     }
     let session =
         Session { result_ports: (0..settings.ports.len()).collect(), ..Session::of("l2fwd", RESIDENCE) };
-    session.run(engine, &args.output)
+    session.run(engine, &args.shared.output)
 }

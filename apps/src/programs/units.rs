@@ -32,6 +32,23 @@ pub fn scaled(text: &str) -> Result<u64, String> {
     if value == 0 { Err(advice.into()) } else { Ok(value) }
 }
 
+/// Reads a number of bytes with an optional suffix `K` or `M` (powers of 1024, either case): `64K` is 65,536.
+///
+/// # Errors
+/// A sentence for clap.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let (digits, scale) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        _ => (text, 1usize),
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("give a number of bytes with an optional suffix K or M, such as 1500 or 64K".into());
+    }
+    let number = digits.parse::<usize>().ok();
+    number.and_then(|number| number.checked_mul(scale)).ok_or_else(|| "it is too large".into())
+}
+
 /// Reads six bytes in hexadecimal, separated by colons or dashes.
 ///
 /// # Errors
@@ -92,6 +109,16 @@ mod tests {
             "5µ",
         ] {
             assert!(scaled(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_scale_by_1024() {
+        for (text, value) in [("0", 0), ("1500", 1500), ("64K", 65_536), ("4m", 4 << 20)] {
+            assert_eq!(bytes(text), Ok(value), "{text}");
+        }
+        for text in ["", "K", "-1", "1.5K", "64KiB", "1G", "99999999999999999999", "99999999999999999M"] {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 
