@@ -2,6 +2,7 @@
 
 pub mod generator;
 pub mod l2fwd;
+pub mod load;
 pub mod rxonly;
 pub mod units;
 
