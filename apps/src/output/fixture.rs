@@ -67,3 +67,20 @@ pub fn snapshot() -> Snapshot {
 pub fn summary() -> Summary {
     Summary::new("demo", snapshot(), &[0])
 }
+
+/// The same with requests on the first loop, 900,000 in two seconds.
+pub fn requests() -> Summary {
+    let mut snapshot = snapshot();
+    let counters = &mut snapshot.cores[0].total.counters;
+    for (name, count) in [
+        ("requests", 900_000),
+        ("measured_us", 2_000_000),
+        ("connections", 64),
+        ("refused", 3),
+        ("errors", 3),
+        ("sent_late", 12),
+    ] {
+        counters.add(name, count);
+    }
+    Summary::new("load", snapshot, &[0])
+}

@@ -25,6 +25,10 @@ struct Run<'a> {
     packets: u64,
     bytes: u64,
     pps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rps: Option<f64>,
     errors: u64,
     lost: u64,
     reordered: u64,
@@ -69,6 +73,8 @@ impl<'a> Run<'a> {
             packets: summary.packets,
             bytes: summary.bytes,
             pps: summary.packets_per_second(),
+            requests: summary.requests(),
+            rps: summary.requests().map(|_| summary.requests_per_second()),
             errors: summary.errors(),
             lost: summary.counted("lost"),
             reordered: summary.counted("reordered"),
@@ -190,6 +196,15 @@ mod tests {
     }
 
     #[test]
+    fn requests_stand_where_a_program_counts_them() {
+        let text = text(&fixture::requests());
+        assert!(
+            text.contains("\"pps\":500000.0,\"requests\":900000,\"rps\":450000.0,\"errors\":3,\"lost\":7,"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn it_parses_and_has_drops_ports_and_cores() {
         let value: serde_json::Value = serde_json::from_str(&text(&fixture::summary())).unwrap();
         assert_eq!(value["drops"], serde_json::json!({"tx_dropped": 7}));
@@ -205,7 +220,7 @@ mod tests {
     #[test]
     fn every_field_is_documented() {
         let page = include_str!("../../../docs/json.md");
-        let value: serde_json::Value = serde_json::from_str(&text(&fixture::summary())).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text(&fixture::requests())).unwrap();
         let fields = |value: &serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };

@@ -23,7 +23,7 @@ pub mod units;
 use std::time::Duration;
 
 use engine::latency::Latencies;
-use engine::stats::{Counters, PortSnapshot, Snapshot};
+use engine::stats::{CoreSnapshot, Counters, PortSnapshot, Snapshot};
 
 /// Whether text carries colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,24 @@ impl Summary {
         8.0 * per_second(self.bytes, self.seconds())
     }
 
+    /// Requests answered, if a program counts any.
+    #[must_use]
+    pub fn requests(&self) -> Option<u64> {
+        requests(&self.snapshot)
+    }
+
+    /// Requests per second: of each core in the time in which it counted them, together.
+    #[must_use]
+    pub fn requests_per_second(&self) -> f64 {
+        let of_core = |core: &CoreSnapshot| {
+            let counters = &core.total.counters;
+            let measured = Duration::from_micros(counters.get(MEASURED_US));
+            let is_own = counters.iter().any(|(name, _)| name == MEASURED_US);
+            per_second(counters.get(REQUESTS), if is_own { measured.as_secs_f64() } else { self.seconds() })
+        };
+        self.snapshot.cores.iter().map(of_core).sum()
+    }
+
     /// The count under `name` of what programs counted; 0 if no program counts it.
     #[must_use]
     pub fn counted(&self, name: &str) -> u64 {
@@ -137,6 +155,17 @@ impl Summary {
         });
         drivers.fold(self.counted("errors") + self.counted("corrupted"), u64::saturating_add)
     }
+}
+
+/// The counter of answered requests: a program that has it is one whose result are requests, not frames.
+pub const REQUESTS: &str = "requests";
+/// The counter of the microseconds in which a core counted its requests, where that is not the whole run.
+pub const MEASURED_US: &str = "measured_us";
+
+/// Requests that all cores counted, if a program counts any.
+fn requests(snapshot: &Snapshot) -> Option<u64> {
+    let counters = snapshot.cores.iter().flat_map(|core| core.total.counters.iter());
+    counters.filter(|(name, _)| *name == REQUESTS).map(|(_, count)| count).reduce(u64::saturating_add)
 }
 
 /// `count` in `seconds`, per second; 0 for no time at all.

@@ -43,10 +43,10 @@ impl Progress {
 
     /// Rewrites the line.
     pub fn show(&mut self, snapshot: &Snapshot) {
-        let packets = result_packets(snapshot, &self.result_ports);
-        let new = packets - std::mem::replace(&mut self.before, packets).min(packets);
+        let (results, unit) = results(snapshot, &self.result_ports);
+        let new = results - std::mem::replace(&mut self.before, results).min(results);
         if self.shown {
-            let line = line(snapshot, self.length, new, self.colour);
+            let line = line(snapshot, self.length, (new, unit), self.colour);
             let _ = write!(io::stderr(), "\r\x1b[K{line}");
             let _ = io::stderr().flush();
         }
@@ -61,13 +61,17 @@ impl Progress {
     }
 }
 
-fn result_packets(snapshot: &Snapshot, result_ports: &[usize]) -> u64 {
+/// What the run came to until now, and the unit of its rate.
+fn results(snapshot: &Snapshot, result_ports: &[usize]) -> (u64, &'static str) {
+    if let Some(requests) = super::requests(snapshot) {
+        return (requests, "req/s");
+    }
     let ports = snapshot.ports.iter().filter(|port| result_ports.contains(&port.total.port));
-    ports.map(|port| port.total.counters.rx_packets).fold(0, u64::saturating_add)
+    (ports.map(|port| port.total.counters.rx_packets).fold(0, u64::saturating_add), "pps")
 }
 
-/// The line's text; `new` are the result frames since the last one.
-fn line(snapshot: &Snapshot, length: Option<Duration>, new: u64, colour: Colour) -> String {
+/// The line's text; `new` are the results since the last one and the unit of their rate.
+fn line(snapshot: &Snapshot, length: Option<Duration>, new: (u64, &str), colour: Colour) -> String {
     let elapsed = snapshot.elapsed.as_secs_f64();
     let time = match length {
         Some(length) => {
@@ -76,7 +80,7 @@ fn line(snapshot: &Snapshot, length: Option<Duration>, new: u64, colour: Colour)
         }
         None => format!("{elapsed:6.1} s (Ctrl-C to stop)"),
     };
-    let rate = units::rate(per_second(new, snapshot.interval.as_secs_f64()), "pps");
+    let rate = units::rate(per_second(new.0, snapshot.interval.as_secs_f64()), new.1);
     let dropped = snapshot.drops().sum();
     let dropped =
         colour.paint(if dropped == 0 { "32" } else { "1;31" }, &format!("{} dropped", units::count(dropped)));
@@ -97,10 +101,16 @@ mod tests {
     #[test]
     fn the_line_has_time_rate_and_drops_and_fits() {
         let snapshot = fixture::snapshot();
-        let text = line(&snapshot, Some(Duration::from_secs(5)), 500_000, Colour::Plain);
+        let text = line(&snapshot, Some(Duration::from_secs(5)), (500_000, "pps"), Colour::Plain);
         assert_eq!(text, "━━━━━━━━────────────  2.0/5.0 s   500 kpps  7 dropped");
-        let text = line(&snapshot, None, 0, Colour::Plain);
+        let text = line(&snapshot, None, (0, "pps"), Colour::Plain);
         assert_eq!(text, "   2.0 s (Ctrl-C to stop)      0 pps  7 dropped");
+    }
+
+    #[test]
+    fn requests_are_shown_in_place_of_frames_where_there_are_some() {
+        assert_eq!(results(&fixture::snapshot(), &[0]), (1_000_000, "pps"));
+        assert_eq!(results(&fixture::requests().snapshot, &[0]), (900_000, "req/s"));
     }
 
     #[test]

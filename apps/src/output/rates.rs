@@ -4,10 +4,17 @@ use std::fmt::Write as _;
 
 use super::{Colour, Summary, units};
 
+/// Counters of connections that failed, by reason.
+const CONNECTION_FAILURES: [&str; 6] =
+    ["refused", "reset", "timed_out", "unreachable", "closed_early", "connect_failed"];
+
 /// Rates, drops by reason, and the cores' load.
 #[must_use]
 pub fn text(summary: &Summary, colour: Colour) -> String {
     let mut text = String::new();
+    if let Some(requests) = summary.requests() {
+        write_requests(&mut text, requests, summary, colour);
+    }
     let fast = format!(
         "{}, {}",
         units::rate(summary.packets_per_second(), "pps"),
@@ -16,19 +23,17 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
     let _ = writeln!(
         text,
         "{}  {} packets in {:.2} s  ({})",
-        colour.heading("rate   "),
+        colour.heading(if summary.requests().is_some() { "packets" } else { "rate   " }),
         summary.packets,
         summary.seconds(),
         colour.paint("1;32", &fast),
     );
 
-    let missing: Vec<String> = ["lost", "reordered", "duplicated", "late", "corrupted"]
-        .into_iter()
-        .filter(|name| summary.counters.iter().any(|(have, _)| have == *name))
-        .map(|name| alarming(summary.counted(name), &format!("{} {name}", summary.counted(name)), colour))
-        .collect();
-    if !missing.is_empty() {
-        let _ = writeln!(text, "{}  {}", colour.heading("frames "), missing.join(", "));
+    if summary.requests().is_none() {
+        let missing = judged(["lost", "reordered", "duplicated", "late", "corrupted"], summary, colour);
+        if !missing.is_empty() {
+            let _ = writeln!(text, "{}  {missing}", colour.heading("frames "));
+        }
     }
 
     let dropped = summary.drops.sum();
@@ -77,6 +82,60 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
     text
 }
 
+/// Requests, what was wrong with them, and the connections they went by.
+fn write_requests(text: &mut String, requests: u64, summary: &Summary, colour: Colour) {
+    let _ = writeln!(
+        text,
+        "{}  {requests} requests in {:.2} s  ({})",
+        colour.heading("rate   "),
+        summary.seconds(),
+        colour.paint("1;32", &units::rate(summary.requests_per_second(), "req/s")),
+    );
+    let wrong = ["errors", "lost", "reordered", "duplicated", "corrupted", "sent_late"];
+    let wrong = judged(wrong, summary, colour);
+    if !wrong.is_empty() {
+        let _ = writeln!(text, "{}  {wrong}", colour.heading("answers"));
+    }
+    let codes: Vec<String> = summary
+        .counters
+        .iter()
+        .filter_map(|(name, count)| Some((name.strip_prefix("status_")?, count)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(code, count)| {
+            let shown = format!("{count} x {code}");
+            if code.starts_with(['2', '3']) { shown } else { colour.paint("1;31", &shown) }
+        })
+        .collect();
+    if !codes.is_empty() {
+        let _ = writeln!(text, "{}  {}", colour.heading("status "), codes.join(", "));
+    }
+    let failed: Vec<String> = CONNECTION_FAILURES
+        .into_iter()
+        .filter(|name| summary.counted(name) > 0)
+        .map(|name| {
+            let shown = format!(", {} {}", summary.counted(name), name.replace('_', " "));
+            colour.paint("1;31", &shown)
+        })
+        .collect();
+    if summary.counters.iter().any(|(name, _)| name == "connections") {
+        let connections = summary.counted("connections");
+        let _ = writeln!(text, "{}  {connections} connections{}", colour.heading("opened "), failed.concat());
+    }
+}
+
+/// Those of `names` that a program counts, with their counts, in red what is not 0.
+fn judged<const N: usize>(names: [&str; N], summary: &Summary, colour: Colour) -> String {
+    let counted: Vec<String> = names
+        .into_iter()
+        .filter(|name| summary.counters.iter().any(|(have, _)| have == *name))
+        .map(|name| {
+            let shown = format!("{} {}", summary.counted(name), name.replace('_', " "));
+            alarming(summary.counted(name), &shown, colour)
+        })
+        .collect();
+    counted.join(", ")
+}
+
 /// `shown` in red unless `count` is 0.
 fn alarming(count: u64, shown: &str, colour: Colour) -> String {
     colour.paint(if count == 0 { "32" } else { "1;31" }, shown)
@@ -102,6 +161,18 @@ core     lcore 0 on cpu 0: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
 core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
 ";
         assert_eq!(text(&fixture::summary(), Colour::Plain), expected);
+    }
+
+    #[test]
+    fn requests_come_first_where_there_are_some() {
+        let expected = "\
+rate     900000 requests in 2.00 s  (450 kreq/s)
+answers  3 errors, 7 lost, 0 reordered, 0 duplicated, 12 sent late
+opened   64 connections, 3 refused
+packets  1000000 packets in 2.00 s  (500 kpps, 240 Mbit/s)
+dropped  7  (tx_dropped 7)
+";
+        assert!(text(&fixture::requests(), Colour::Plain).starts_with(expected));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use engine::stats::{PortSnapshot, QueueReport, Snapshot};
 
-use super::per_second;
+use super::{per_second, units};
 
 /// Statistics of each port, as testpmd prints them every `--stats-period`; rates since the snapshot `before`.
 #[must_use]
@@ -17,6 +17,11 @@ pub fn periodic(now: &Snapshot, before: Option<&Snapshot>) -> String {
     for port in &now.ports {
         let earlier = before.and_then(|before| before.ports.get(port.total.port));
         write_nic(&mut text, port, earlier, now.interval.as_secs_f64());
+    }
+    if let Some(requests) = super::requests(now) {
+        let new = requests.saturating_sub(before.and_then(super::requests).unwrap_or(0));
+        let rate = units::rate(per_second(new, now.interval.as_secs_f64()), "req/s");
+        let _ = writeln!(text, "  Requests:   {requests:<10} {rate} (since last show)\n");
     }
     text
 }
@@ -122,6 +127,14 @@ mod tests {
             "",
         ];
         assert_eq!(forward(&fixture::snapshot()), expected.join("\n"));
+    }
+
+    #[test]
+    fn periodic_statistics_have_a_line_of_requests_where_there_are_some() {
+        let now = fixture::requests().snapshot;
+        assert!(periodic(&now, None).contains("  Requests:   900000     900 kreq/s"));
+        assert!(periodic(&now, Some(&now)).contains("  Requests:   900000     0 req/s"));
+        assert!(!periodic(&fixture::snapshot(), None).contains("Requests"));
     }
 
     #[test]
