@@ -1,6 +1,7 @@
 //! What runs on the loop: one program a file or folder, and the flags that make one.
 
 pub mod generator;
+pub mod http;
 pub mod l2fwd;
 pub mod load;
 pub mod rxonly;
