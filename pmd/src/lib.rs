@@ -9,6 +9,8 @@
 //!          virtio/transport/{vfio, vhost_user, in_process}       mem/{region, pool, mbuf} under all
 //!                             │
 //!                             └──► vfio/{host, iommu, device, pci}
+//!
+//!   beside virtio: ports/tap (the kernel as the other side), ports/netem (any port behind a bad link)
 //! ```
 //!
 //! This crate says nothing of IP, TCP or any stack above it.
@@ -23,6 +25,7 @@
 
 pub mod mem;
 pub mod port;
+mod ports;
 pub mod vfio;
 pub mod virtio;
 

@@ -38,6 +38,14 @@ counters! {
     tx_errors,
     /// Notifications sent to the other side.
     notifications,
-    /// Lies of the other side that stopped a queue.
+    /// What stopped a queue: a lie of the other side, or its end.
     faults,
+    /// Frames that a `netem:` port lost on purpose.
+    netem_lost,
+    /// Frames that it delivered twice.
+    netem_duplicated,
+    /// Frames in which it changed a bit.
+    netem_corrupted,
+    /// Frames that it held back for others to pass.
+    netem_reordered,
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// Why a queue stopped: the other side broke the rules. Each names the value and the rule.
+/// Why a queue stopped: the other side broke the rules, or is gone. Each names the value and the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueueFault {
     /// A used element names a descriptor that the queue does not have.
@@ -82,5 +82,14 @@ pub enum QueueFault {
         num_buffers: u16,
         /// How many used elements are there.
         ready: u16,
+    },
+    /// The interface behind the queue was deleted.
+    #[error("the interface is gone: it was deleted while it was open; create it again and start again")]
+    InterfaceGone,
+    /// The system refuses what it took before.
+    #[error("a system call on the queue failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    SystemCall {
+        /// errno.
+        errno: i32,
     },
 }

@@ -3,15 +3,18 @@
 mod counters;
 mod fault;
 mod open;
+mod spec;
 
 use arrayvec::ArrayVec;
 
 use crate::mem::{HomePool, Mbuf};
+pub use crate::ports::tap::TapError;
 use crate::virtio::transport::TransportError;
 pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
 pub use fault::QueueFault;
-pub use open::{OpenConfig, OpenError, PortSpec, SpecError, open, region_bytes};
+pub use open::{OpenConfig, OpenError, open, region_bytes};
+pub use spec::{PortSpec, SpecError};
 
 /// The most packets one call moves: NAPI's weight.
 pub const MAX_BURST: usize = 64;

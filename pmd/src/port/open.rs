@@ -1,16 +1,16 @@
 //! From a port string to a port.
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::spec::{Kind, PortSpec, SpecError};
 use super::{Port, PortInfo};
 use crate::mem::Region;
-use crate::vfio::{Host, PciAddress, VfioError};
+use crate::ports::netem::NetemPort;
+use crate::ports::tap::{TapError, TapPort};
+use crate::vfio::{Host, VfioError};
 use crate::virtio::InitError;
 use crate::virtio::net::{Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
@@ -41,46 +41,6 @@ pub fn region_bytes(rx_descriptors: u16, tx_descriptors: u16) -> usize {
     NetPort::region_bytes(rx_descriptors, tx_descriptors)
 }
 
-/// A port string: what kind of port, and where.
-///
-/// ```
-/// let spec: pmd::port::PortSpec = "loop:left.a".parse().unwrap();
-/// assert_eq!(spec.to_string(), "loop:left.a");
-/// assert!("loop:left.c".parse::<pmd::port::PortSpec>().is_err());
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSpec {
-    text: String,
-    kind: Kind,
-    options: Options,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Loop { link: String, driver: bool },
-    Vfio(PciAddress),
-    VhostUser { path: PathBuf },
-    VhostUserServer { path: PathBuf },
-}
-
-/// What may follow a port's address, separated by commas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Options {
-    /// `mac=02:00:00:00:00:01`: our address, where the device states none.
-    mac: Option<[u8; 6]>,
-    /// `mrg_rxbuf=on|off`: whether a received frame may span several buffers. Without the option only where one
-    /// buffer might not hold a frame of the port's MTU, since one buffer a frame is faster.
-    mrg_rxbuf: Option<bool>,
-}
-
-/// A port string that is none.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("port {text:?}: {problem}")]
-pub struct SpecError {
-    text: String,
-    problem: String,
-}
-
 /// Why a port could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -99,6 +59,9 @@ pub enum OpenError {
     /// The socket for drivers cannot be listened on.
     #[error(transparent)]
     VhostUserServer(#[from] ServerError),
+    /// There is no TAP interface that can be used.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The device could not be brought up.
     #[error("port {port:?} could not be started")]
     Init {
@@ -107,78 +70,6 @@ pub enum OpenError {
         /// Why.
         source: InitError,
     },
-}
-
-const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH";
-
-impl FromStr for PortSpec {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let fail = |problem: String| SpecError { text: text.to_owned(), problem };
-        let (kind, rest) =
-            text.split_once(':').ok_or_else(|| fail(format!("no kind; a port is one of {KINDS}")))?;
-        let mut parts = rest.split(',');
-        let address = parts.next().unwrap_or_default();
-        let kind = match kind {
-            "loop" => {
-                let (link, end) = address.rsplit_once('.').unwrap_or(("", address));
-                match end {
-                    "a" | "b" => Kind::Loop { link: link.to_owned(), driver: end == "a" },
-                    _ => {
-                        return Err(fail(
-                            "the end of a link is `a` or `b`, as in loop:a or loop:left.b".into(),
-                        ));
-                    }
-                }
-            }
-            "vfio" => Kind::Vfio(address.parse().map_err(|error: VfioError| fail(error.to_string()))?),
-            "vhost-user" | "vhost-user-server" if address.is_empty() => {
-                return Err(fail(format!("no path; the socket follows, as in {kind}:/run/x.sock")));
-            }
-            "vhost-user" => Kind::VhostUser { path: address.into() },
-            "vhost-user-server" => Kind::VhostUserServer { path: address.into() },
-            other => return Err(fail(format!("no kind of port is called {other:?}; there are {KINDS}"))),
-        };
-        let mut options = Options::default();
-        for option in parts {
-            options.set(option).map_err(&fail)?;
-        }
-        Ok(Self { text: text.to_owned(), kind, options })
-    }
-}
-
-impl Options {
-    fn set(&mut self, option: &str) -> Result<(), String> {
-        match option.split_once('=') {
-            Some(("mac", mac)) => {
-                self.mac = Some(parse_mac(mac).ok_or_else(|| {
-                    format!("{mac:?} is not a unicast MAC address such as 02:00:00:00:00:01")
-                })?);
-            }
-            Some(("mrg_rxbuf", "on")) => self.mrg_rxbuf = Some(true),
-            Some(("mrg_rxbuf", "off")) => self.mrg_rxbuf = Some(false),
-            _ => {
-                return Err(format!("option {option:?} is none of mac=ADDRESS, mrg_rxbuf=on, mrg_rxbuf=off"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut bytes = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(bytes.next().filter(|byte| byte.len() == 2)?, 16).ok()?;
-    }
-    (bytes.next().is_none() && mac[0] & 1 == 0).then_some(mac)
-}
-
-impl fmt::Display for PortSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 impl PortSpec {
@@ -246,6 +137,11 @@ impl PortSpec {
                 let info = self.served_info("virtio-net device (vhost-user)", server::FEATURES, config);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
+            Kind::Tap(tap) => Ok(Box::new(TapPort::open(self.text.clone(), tap, self.options.mac, config)?)),
+            Kind::Netem { impairments, port } => {
+                let port = port.open(config)?;
+                Ok(Box::new(NetemPort::new(self.text.clone(), port, impairments.clone())))
+            }
         }
     }
 }
@@ -268,37 +164,6 @@ fn random_mac() -> [u8; 6] {
 mod tests {
     use super::*;
     use crate::port::Link;
-
-    fn problem(text: &str) -> String {
-        text.parse::<PortSpec>().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn port_strings_that_are_none_say_what_there_is() {
-        assert!(problem("eth0").contains("no kind; a port is one of loop:"));
-        assert!(problem("pci:0").contains("no kind of port is called \"pci\""));
-        assert!(problem("loop:c").contains("`a` or `b`"));
-        assert!(problem("vfio:eth0").contains("\"eth0\" is no PCI address; write it as lspci -D does"));
-        assert!(problem("vhost-user:,mac=02:00:00:00:00:01").contains("as in vhost-user:/run/x.sock"));
-        assert!(problem("loop:a,mtu=9").contains("option \"mtu=9\" is none of mac="));
-        assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
-        assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));
-    }
-
-    #[test]
-    fn pci_addresses_are_read_in_short_and_in_full() {
-        for text in ["vfio:0000:00:03.0", "vfio:00:03.0,mac=02:00:00:00:00:0a"] {
-            let spec: PortSpec = text.parse().unwrap();
-            assert_eq!(spec.kind, Kind::Vfio("0000:00:03.0".parse().unwrap()));
-        }
-    }
-
-    #[test]
-    fn options_are_read() {
-        let spec: PortSpec = "loop:x.b,mac=02:00:00:00:00:0a,mrg_rxbuf=on".parse().unwrap();
-        assert_eq!(spec.kind, Kind::Loop { link: "x".into(), driver: false });
-        assert_eq!(spec.options, Options { mac: Some([2, 0, 0, 0, 0, 10]), mrg_rxbuf: Some(true) });
-    }
 
     #[test]
     fn links_do_not_care_which_end_comes_first() {

@@ -1,0 +1,208 @@
+//! Port strings: what can be typed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::ports::netem::Impairments;
+use crate::ports::tap::TapSpec;
+use crate::vfio::{PciAddress, VfioError};
+
+/// A port string: what kind of port, and where.
+///
+/// ```
+/// let spec: pmd::port::PortSpec = "loop:left.a".parse().unwrap();
+/// assert_eq!(spec.to_string(), "loop:left.a");
+/// assert!("loop:left.c".parse::<pmd::port::PortSpec>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    pub(super) text: String,
+    pub(super) kind: Kind,
+    pub(super) options: Options,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Loop { link: String, driver: bool },
+    Vfio(PciAddress),
+    VhostUser { path: PathBuf },
+    VhostUserServer { path: PathBuf },
+    Tap(TapSpec),
+    Netem { impairments: Impairments, port: Box<PortSpec> },
+}
+
+/// What may follow a port's address, separated by commas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    /// `mac=02:00:00:00:00:01`: our address, where the device states none.
+    pub mac: Option<[u8; 6]>,
+    /// `mrg_rxbuf=on|off`: whether a received frame may span several buffers. Without the option only where one
+    /// buffer might not hold a frame of the port's MTU, since one buffer a frame is faster.
+    pub mrg_rxbuf: Option<bool>,
+}
+
+/// A port string that is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("port {text:?}: {problem}")]
+pub struct SpecError {
+    text: String,
+    problem: String,
+}
+
+const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH, \
+                     tap:INTERFACE, netem:OPTIONS/PORT";
+
+impl FromStr for PortSpec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let fail = |problem: String| SpecError { text: text.to_owned(), problem };
+        let (kind, rest) =
+            text.split_once(':').ok_or_else(|| fail(format!("no kind; a port is one of {KINDS}")))?;
+        if kind == "netem" {
+            let (impairments, port) = rest.split_once('/').ok_or_else(|| {
+                fail("no port; it follows a slash, as in netem:loss=1%,delay=10ms/tap:bw0".to_owned())
+            })?;
+            let impairments = Impairments::parse(impairments).map_err(fail)?;
+            let port = Box::new(port.parse()?);
+            let kind = Kind::Netem { impairments, port };
+            return Ok(Self { text: text.to_owned(), kind, options: Options::default() });
+        }
+        let mut parts = rest.split(',');
+        let address = parts.next().unwrap_or_default();
+        let mut kind = match kind {
+            "loop" => {
+                let (link, end) = address.rsplit_once('.').unwrap_or(("", address));
+                match end {
+                    "a" | "b" => Kind::Loop { link: link.to_owned(), driver: end == "a" },
+                    _ => {
+                        return Err(fail(
+                            "the end of a link is `a` or `b`, as in loop:a or loop:left.b".into(),
+                        ));
+                    }
+                }
+            }
+            "vfio" => Kind::Vfio(address.parse().map_err(|error: VfioError| fail(error.to_string()))?),
+            "vhost-user" | "vhost-user-server" if address.is_empty() => {
+                return Err(fail(format!("no path; the socket follows, as in {kind}:/run/x.sock")));
+            }
+            "vhost-user" => Kind::VhostUser { path: address.into() },
+            "vhost-user-server" => Kind::VhostUserServer { path: address.into() },
+            "tap" => Kind::Tap(TapSpec::new(address).map_err(&fail)?),
+            other => return Err(fail(format!("no kind of port is called {other:?}; there are {KINDS}"))),
+        };
+        let mut options = Options::default();
+        for option in parts {
+            options.set(&mut kind, option).map_err(&fail)?;
+        }
+        Ok(Self { text: text.to_owned(), kind, options })
+    }
+}
+
+impl Options {
+    fn set(&mut self, kind: &mut Kind, option: &str) -> Result<(), String> {
+        match (option.split_once('='), kind) {
+            (Some(("mac", mac)), _) => {
+                self.mac = Some(parse_mac(mac).ok_or_else(|| {
+                    format!("{mac:?} is not a unicast MAC address such as 02:00:00:00:00:01")
+                })?);
+            }
+            (Some(("queues", queues)), Kind::Tap(tap)) => tap.set_queues(queues)?,
+            (Some(("persist", "on")), Kind::Tap(tap)) => tap.persist = true,
+            (Some(("persist", "off")), Kind::Tap(tap)) => tap.persist = false,
+            (_, Kind::Tap(_)) => {
+                return Err(format!(
+                    "option {option:?} is none of mac=ADDRESS, queues=N, persist=on, persist=off"
+                ));
+            }
+            (Some(("mrg_rxbuf", "on")), _) => self.mrg_rxbuf = Some(true),
+            (Some(("mrg_rxbuf", "off")), _) => self.mrg_rxbuf = Some(false),
+            _ => {
+                return Err(format!("option {option:?} is none of mac=ADDRESS, mrg_rxbuf=on, mrg_rxbuf=off"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut bytes = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(bytes.next().filter(|byte| byte.len() == 2)?, 16).ok()?;
+    }
+    (bytes.next().is_none() && mac[0] & 1 == 0).then_some(mac)
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PortSpec {
+    /// The port that frames come from in the end: what `netem:` wraps, or this one.
+    #[must_use]
+    pub fn innermost(&self) -> &PortSpec {
+        let mut spec = self;
+        while let Kind::Netem { port, .. } = &spec.kind {
+            spec = port;
+        }
+        spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        text.parse::<PortSpec>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn port_strings_that_are_none_say_what_there_is() {
+        assert!(problem("eth0").contains("no kind; a port is one of loop:"));
+        assert!(problem("pci:0").contains("no kind of port is called \"pci\""));
+        assert!(problem("loop:c").contains("`a` or `b`"));
+        assert!(problem("vfio:eth0").contains("\"eth0\" is no PCI address; write it as lspci -D does"));
+        assert!(problem("vhost-user:,mac=02:00:00:00:00:01").contains("as in vhost-user:/run/x.sock"));
+        assert!(problem("loop:a,mtu=9").contains("option \"mtu=9\" is none of mac="));
+        assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
+        assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));
+        assert!(problem("loop:a,queues=2").contains("option \"queues=2\" is none of mac="));
+        assert!(problem("tap:").contains("as in tap:bw0"));
+        assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on"));
+        assert!(problem("netem:loss=1%").contains("no port; it follows a slash"));
+        assert!(problem("netem:loss=1%/loop:c").contains("port \"loop:c\": the end of a link"));
+        assert!(problem("netem:lost=1%/loop:a").contains("none of loss=P%"));
+    }
+
+    #[test]
+    fn pci_addresses_are_read_in_short_and_in_full() {
+        for text in ["vfio:0000:00:03.0", "vfio:00:03.0,mac=02:00:00:00:00:0a"] {
+            let spec: PortSpec = text.parse().unwrap();
+            assert_eq!(spec.kind, Kind::Vfio("0000:00:03.0".parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn options_are_read() {
+        let spec: PortSpec = "loop:x.b,mac=02:00:00:00:00:0a,mrg_rxbuf=on".parse().unwrap();
+        assert_eq!(spec.kind, Kind::Loop { link: "x".into(), driver: false });
+        assert_eq!(spec.options, Options { mac: Some([2, 0, 0, 0, 0, 10]), mrg_rxbuf: Some(true) });
+        let spec: PortSpec = "tap:bw0,queues=2,persist=on,mac=02:00:00:00:00:0a".parse().unwrap();
+        let Kind::Tap(TapSpec { name, queues: 2, persist: true }) = &spec.kind else { panic!("{spec:?}") };
+        assert_eq!((name.as_str(), spec.options.mac), ("bw0", Some([2, 0, 0, 0, 0, 10])));
+    }
+
+    #[test]
+    fn bad_links_wrap_any_port_paths_and_each_other() {
+        let spec: PortSpec = "netem:delay=1ms/netem:loss=1%,seed=3/vhost-user:/run/x.sock".parse().unwrap();
+        assert_eq!(spec.innermost().to_string(), "vhost-user:/run/x.sock");
+        assert_eq!("netem:/loop:a".parse::<PortSpec>().unwrap().innermost().to_string(), "loop:a");
+    }
+}

@@ -1,0 +1,211 @@
+//! One queue of a TAP interface: a frame a system call, straight into and out of mbufs.
+//!
+//! The header travels beside the frame and not in its headroom: gathered by the same system call, and a frame whose
+//! headroom is a clone's, or whose segments are many, is sent like any other.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrayvec::ArrayVec;
+
+use super::sys::{self, Header, MAX_PIECES};
+use crate::mem::{HomePool, Mbuf};
+use crate::port::{Burst, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::virtio::spec::net::HEADER_BYTES;
+
+/// Ethernet header and one VLAN tag.
+const LINK_HEADER_BYTES: usize = 18;
+
+/// Nothing is asked of the kernel. All of its fields are zero: virtio 1.2 §5.1.6.2.
+const NO_OFFLOAD: Header = [0; HEADER_BYTES];
+
+/// `flags`: the frame's checksum is still to be made. virtio 1.2 §5.1.6.
+const HDR_F_NEEDS_CSUM: u8 = 1;
+
+/// One file descriptor of the interface.
+pub(super) struct TapQueue {
+    file: Arc<OwnedFd>,
+    /// The port has been stopped.
+    stopped: Arc<AtomicBool>,
+    /// How many buffers a frame of the interface's MTU may need.
+    pieces: usize,
+    /// Empty, for the next frame to be read into.
+    buffers: ArrayVec<Mbuf, MAX_PIECES>,
+    tx_descriptors: usize,
+    counters: QueueCounters,
+    fault: Option<QueueFault>,
+}
+
+impl TapQueue {
+    pub(super) fn new(
+        file: Arc<OwnedFd>,
+        stopped: Arc<AtomicBool>,
+        info: &PortInfo,
+        data_room_bytes: usize,
+    ) -> Self {
+        // One byte more than the longest frame: a buffer that is full to the brim means that the kernel cut the frame.
+        let longest = LINK_HEADER_BYTES + usize::from(info.mtu) + 1;
+        Self {
+            file,
+            stopped,
+            pieces: longest.div_ceil(data_room_bytes.max(1)).min(MAX_PIECES),
+            buffers: ArrayVec::new(),
+            tx_descriptors: info.tx_descriptors.into(),
+            counters: QueueCounters::default(),
+            fault: None,
+        }
+    }
+
+    #[inline]
+    fn is_still(&self) -> bool {
+        // ORDERING: Relaxed. A flag on its own; see `TapPort::stop`, its partner.
+        self.fault.is_some() || self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Makes sure that a frame can be read.
+    #[inline]
+    fn refill(&mut self, pool: &HomePool) -> bool {
+        let missing = self.pieces - self.buffers.len();
+        if missing > 0 {
+            self.buffers.extend(pool.alloc_bulk(missing));
+        }
+        self.buffers.len() == self.pieces
+    }
+
+    /// Makes a frame of the first `bytes` that were read into the buffers; `None` if they are none, or damaged.
+    #[inline]
+    fn take(&mut self, header: &Header, bytes: usize) -> Option<Mbuf> {
+        let capacity: usize = self.buffers.iter().map(Mbuf::tailroom).sum();
+        let [flags, gso_type, ..] = *header;
+        // Asked for none, so a frame that still wants a checksum or segments is not one that we can pass on: another
+        // user of the interface may have changed its offloads.
+        if bytes == 0 || bytes >= capacity || flags & HDR_F_NEEDS_CSUM != 0 || gso_type != 0 {
+            return None;
+        }
+        let mut left = bytes;
+        let used = self.buffers.iter().position(|buffer| {
+            let here = left.min(buffer.tailroom());
+            left -= here;
+            left == 0
+        })?;
+        left = bytes;
+        let mut frame: Option<Mbuf> = None;
+        for mut buffer in self.buffers.drain(..=used) {
+            let here = left.min(buffer.tailroom());
+            left -= here;
+            buffer.set_bounds(buffer.headroom(), here);
+            match &mut frame {
+                None => frame = Some(buffer),
+                Some(head) => head.chain(buffer),
+            }
+        }
+        frame
+    }
+
+    #[cold]
+    fn set_fault(&mut self, errno: &io::Error) {
+        self.fault = Some(match errno.raw_os_error() {
+            Some(libc::EBADFD) => QueueFault::InterfaceGone,
+            errno => QueueFault::SystemCall { errno: errno.unwrap_or_default() },
+        });
+        self.counters.faults += 1;
+    }
+
+    /// Sends one frame, or gives it back if the interface does not take it now.
+    #[inline]
+    fn send(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
+        let bytes = frame.pkt_len();
+        let written = if bytes == 0 { None } else { sys::write(&self.file, &NO_OFFLOAD, &frame) };
+        match written.map(|written| written.map_err(|error| (error.raw_os_error(), error))) {
+            Some(Ok(())) => {
+                self.counters.tx_packets += 1;
+                self.counters.tx_bytes += bytes as u64;
+                Ok(())
+            }
+            // The interface is down (EIO), or the kernel has no memory or room for the moment.
+            Some(Err((Some(libc::EIO | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR), _))) => {
+                Err(frame)
+            }
+            Some(Err((Some(libc::EBADFD), error))) => {
+                self.set_fault(&error);
+                Err(frame)
+            }
+            // Shorter than an Ethernet header, longer than the kernel takes.
+            Some(Err(_)) | None => {
+                self.counters.tx_errors += 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl QueuePair for TapQueue {
+    fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
+        let budget = budget.min(burst.remaining_capacity());
+        if self.is_still() {
+            return 0;
+        }
+        let before = burst.len();
+        for _ in 0..budget {
+            if !self.refill(pool) {
+                self.counters.rx_nombuf += 1;
+                break;
+            }
+            let mut header = NO_OFFLOAD;
+            match sys::read(&self.file, &mut header, &mut self.buffers) {
+                Ok(bytes) => match self.take(&header, bytes.saturating_sub(HEADER_BYTES)) {
+                    Some(frame) => {
+                        self.counters.rx_packets += 1;
+                        self.counters.rx_bytes += frame.pkt_len() as u64;
+                        burst.push(frame);
+                    }
+                    None => self.counters.rx_errors += 1,
+                },
+                Err(error) => {
+                    if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+                        self.set_fault(&error);
+                    }
+                    break;
+                }
+            }
+        }
+        burst.len() - before
+    }
+
+    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        if self.is_still() {
+            return 0;
+        }
+        let count = burst.len();
+        let mut unsent = Burst::new();
+        for frame in burst.drain(..) {
+            if !unsent.is_empty() {
+                unsent.push(frame);
+            } else if let Err(frame) = self.send(frame) {
+                unsent.push(frame);
+            }
+        }
+        let sent = count - unsent.len();
+        burst.extend(unsent);
+        sent
+    }
+
+    /// The kernel takes a frame within the call, so there is always room, while the interface is there.
+    fn tx_room(&mut self) -> usize {
+        if self.is_still() { 0 } else { self.tx_descriptors }
+    }
+
+    fn quiesce(&mut self) {
+        self.buffers.clear();
+    }
+
+    fn counters(&self) -> QueueCounters {
+        self.counters
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.fault
+    }
+}
