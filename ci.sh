@@ -4,14 +4,14 @@
 #
 # A job passes or fails as a whole; `all` stops at the first that fails and ends with a table of durations.
 # Suites that need root, hugepages or other programs skip loudly where they cannot run; BYWASH_REQUIRE names
-# those whose skip is a failure (comma list of dpdk, vm, hist, advisories).
+# those whose skip is a failure (comma list of dpdk, vm, netns, hist, advisories).
 #
 # Exit codes: 0 all jobs passed, 1 a job failed, 2 wrong usage.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 # In the order in which `all` runs them: cheap and telling first.
-readonly JOBS=(setup fmt lint doc deny test hist scripts examples model fuzz dpdk vm bench readme)
+readonly JOBS=(setup fmt lint doc deny test hist scripts examples model fuzz netns dpdk vm bench readme)
 
 readonly TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 # Sanitized and loom builds have flags of their own; in the common folder they would rebuild everything each time.
@@ -25,6 +25,8 @@ readonly PACKAGES=(
     qemu-system-x86 busybox-static cpio zstd    # the guest in which VFIO is real, and its initramfs
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
     util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
+    curl apache2-utils wrk netcat-openbsd       # the kernel as a peer: clients of our servers,
+    iputils-ping dnsmasq-base                   # echo requests; DHCP, router advertisements and DNS
     shellcheck                                  # lint of the scripts
     python3-venv                                # HdrHistogram's Python package, in an environment of its own
 )
@@ -55,13 +57,14 @@ Usage: ./ci.sh <job>...
   examples start every file in configs/
   model    loom on the lock-free rings; property tests with many more cases
   fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
+  netns    the running kernel at the other end of our TAP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
   vm       VFIO in a QEMU guest with a virtual IOMMU
   bench    every benchmark; in a short form that measures nothing of worth when part of all
   readme   run the README's marked commands
 
 Environment:
-  BYWASH_REQUIRE=dpdk,vm,hist,advisories   make a skip of these a failure
+  BYWASH_REQUIRE=dpdk,vm,netns,hist,advisories   make a skip of these a failure
   BYWASH_CI_HUGEPAGES=$HUGEPAGES            2 MiB pages that setup reserves
 USAGE
 }
@@ -178,6 +181,8 @@ job_fuzz() {
     optimised_test "${asan[@]}" --lib --tests -- --skip "$leaks"
     ASAN_OPTIONS=detect_leaks=0 optimised_test "${asan[@]}" --lib "$leaks"
 }
+
+job_netns() { cargo_test_some --release --locked -p bywash-tests --test netns -- --nocapture --test-threads=1; }
 
 job_dpdk() { cargo_test_some --release --locked -p bywash-tests --test dpdk -- --nocapture --test-threads=1; }
 

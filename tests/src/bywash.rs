@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::netns::Netns;
 use crate::process::{Process, ProcessError};
 
 /// The command under test, if it is not to be built: for trying an installed one.
@@ -88,6 +89,18 @@ impl Bywash {
     pub fn start<S: AsRef<str>>(args: &[S]) -> Result<Self, BywashError> {
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let mut command = Command::new(binary()?);
+        command.args(&args);
+        let args = args.join(" ");
+        Ok(Self { process: Process::start(format!("bywash {args}"), &mut command)?, args })
+    }
+
+    /// Starts `bywash` with `args` in a network namespace.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in<S: AsRef<str>>(netns: &Netns, args: &[S]) -> Result<Self, BywashError> {
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+        let mut command = netns.command(binary()?);
         command.args(&args);
         let args = args.join(" ");
         Ok(Self { process: Process::start(format!("bywash {args}"), &mut command)?, args })

@@ -7,12 +7,15 @@
 //! | [`hugepages`] | hugepages and a hugetlbfs for one test, given back on drop |
 //! | [`testpmd`] | DPDK's testpmd, device side or driver side |
 //! | [`bywash`] | our own command beside them, and its report |
+//! | [`netns`] | the running kernel in a network namespace of its own, with dnsmasq in it |
 //! | [`precedence`] | busy loops before everything else on the machine |
 //! | [`require`] | the skip rule: a suite that cannot run says so, or fails where it is required |
 
 pub mod bywash;
 pub mod guest;
 pub mod hugepages;
+#[allow(unsafe_code)] // setns and signals
+pub mod netns;
 pub mod precedence;
 #[allow(unsafe_code)] // fork and signals
 pub mod process;
