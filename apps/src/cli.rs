@@ -38,7 +38,9 @@ Port strings:
   vfio:0000:00:03.0              virtio-net PCI device bound to vfio-pci
   vhost-user:/run/x.sock         we are the driver of a vhost-user backend
   vhost-user-server:/run/x.sock  we are the device, for QEMU, DPDK or another bywash
+  tap:bw0                        TAP interface, made if it is not there: the kernel is the other side
   loop:a, loop:b                 two ends of a virtqueue pair in this process
+  netem:loss=1%,delay=5ms/PORT   any of these behind a bad link, both ways: loss, duplicate, corrupt, reorder, delay
 
 Examples:
   bywash demo                                          five seconds, no NIC, no root

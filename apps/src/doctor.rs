@@ -49,7 +49,7 @@ use crate::output::Colour;
         Exit codes: 0 nothing stops the ports asked for; 1 something does; 2 wrong usage"
 )]
 pub struct Args {
-    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, loop:a
+    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, tap:NAME, loop:a
     #[arg(long = "port", value_name = "SPEC", value_parser = Target::parse)]
     pub ports: Vec<Target>,
 

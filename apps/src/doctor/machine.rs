@@ -13,6 +13,9 @@ use pmd::vfio::{Host, PciAddress};
 /// The capability to open what owner and mode forbid. Source: linux/capability.h.
 const CAP_DAC_OVERRIDE: u32 = 1;
 
+/// The capability to make interfaces, and to use those of others. Source: linux/capability.h.
+const CAP_NET_ADMIN: u32 = 12;
+
 /// A machine, or a tree of files that looks like one.
 pub(super) struct Machine {
     root: PathBuf,
@@ -88,6 +91,13 @@ impl Machine {
 
     fn has_capability(&self, capability: u32) -> bool {
         u64::from_str_radix(&self.status("CapEff"), 16).is_ok_and(|set| set & (1 << capability) != 0)
+    }
+
+    /// May this process attach to the TAP interface `name`: as an administrator, or because it is its user's?
+    pub fn may_use_tap(&self, name: &str) -> bool {
+        let owner = self.text(&format!("/sys/class/net/{name}/owner"));
+        self.has_capability(CAP_NET_ADMIN)
+            || owner.parse().is_ok_and(|owner: u32| self.status_number("Uid", 1) == Some(owner))
     }
 
     /// The `which`-th number of a field: 1 is the effective id in `Uid` and `Gid`.

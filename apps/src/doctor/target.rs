@@ -22,6 +22,7 @@ enum Place {
     Nic(PciAddress),
     Backend(PathBuf),
     Served(PathBuf),
+    Interface(String),
     Process,
 }
 
@@ -33,12 +34,14 @@ impl Target {
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let spec: PortSpec = text.parse()?;
         // Valid from here on: a kind, where it is, options after commas.
-        let (kind, rest) = text.split_once(':').unwrap_or_default();
+        let innermost = spec.innermost().to_string();
+        let (kind, rest) = innermost.split_once(':').unwrap_or_default();
         let place = rest.split(',').next().unwrap_or_default();
         let place = match (kind, place.parse()) {
             ("vfio", Ok(address)) => Place::Nic(address),
             ("vhost-user", _) => Place::Backend(place.into()),
             ("vhost-user-server", _) => Place::Served(place.into()),
+            ("tap", _) => Place::Interface(place.to_owned()),
             _ => Place::Process,
         };
         Ok(Target { text: spec.to_string(), place })
@@ -78,6 +81,31 @@ impl Target {
                     stops,
                 ),
                 Access::Allowed => Check::pass("socket", format!("{} is there", path.display())),
+            }),
+            Place::Interface(name) => Some(match machine.access("/dev/net/tun") {
+                Access::Missing => Check::stops(
+                    "tap",
+                    "there is no /dev/net/tun".to_owned(),
+                    Some(format!("{}modprobe tun", machine.sudo())),
+                    stops,
+                ),
+                Access::Denied { owner, mode } => Check::stops(
+                    "tap",
+                    format!("/dev/net/tun belongs to user {owner}, mode {mode:03o}"),
+                    Some(format!("{}chmod 666 /dev/net/tun", machine.sudo())),
+                    stops,
+                ),
+                Access::Allowed if machine.may_use_tap(name) => {
+                    Check::pass("tap", format!("{name} can be opened"))
+                }
+                Access::Allowed => Check::stops(
+                    "tap",
+                    format!("{name} is not this user's, and this process lacks CAP_NET_ADMIN"),
+                    Some(format!(
+                        "sudo ip tuntap add dev {name} mode tap user $USER && sudo ip link set {name} up"
+                    )),
+                    stops,
+                ),
             }),
             Place::Served(path) => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

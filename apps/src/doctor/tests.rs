@@ -368,6 +368,19 @@ fn a_vhost_user_port_needs_its_socket() {
 }
 
 #[test]
+fn a_tap_port_needs_the_driver_and_a_capability_or_an_interface_of_its_users() {
+    let fake = Fake::laptop();
+    let told = |port: &str, level, found: &str, fix: &str| {
+        assert_check(&fake.examine(&[port]), "tap", level, found, fix);
+    };
+    told("tap:bw0", Level::Fail, "no /dev/net/tun", "modprobe tun");
+    fake.node("dev/net/tun", 0o666);
+    told("tap:bw0,queues=2", Level::Fail, "bw0 is not this user's", "ip tuntap add dev bw0 mode tap");
+    fake.write("sys/class/net/bw0/owner", "4000000000\n");
+    told("netem:loss=1%/tap:bw0", Level::Pass, "bw0 can be opened", "");
+}
+
+#[test]
 fn a_vhost_user_server_port_needs_its_folder() {
     let fake = Fake::laptop();
     let report = fake.examine(&["vhost-user-server:/run/none/x.sock"]);
