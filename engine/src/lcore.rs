@@ -72,24 +72,26 @@ impl Lcore {
         // ORDERING: Relaxed. A hint that may be seen a turn late.
         let winding_down = self.signals.winding_down.load(Ordering::Relaxed);
         let mut busy = false;
+        let (tsc, report) = (&self.tsc, &mut *self.report);
         for Node { program, lanes, slots } in &mut self.nodes {
-            for port in 0..lanes.len() {
-                let received = lanes[port].queue_pair.rx_burst(pool, &mut self.burst, self.budget);
+            let slots = slots.as_deref();
+            let mut cx = Cx { now, tsc, pool, winding_down, lanes, report: &mut *report, slots };
+            for port in 0..cx.lanes.len() {
+                let lane = &mut cx.lanes[port];
+                let received = lane.queue_pair.rx_burst(pool, &mut self.burst, self.budget);
                 if received == 0 {
                     continue;
                 }
                 busy = true;
-                self.report.bursts += 1;
-                self.report.packets += received as u64;
-                self.report.full_bursts += u64::from(received == self.budget);
-                self.burst.iter_mut().for_each(|frame| frame.set_rx_ticks(now.0));
-                let (tsc, report, slots) = (&self.tsc, &mut *self.report, slots.as_deref());
-                let mut cx = Cx { now, tsc, pool, winding_down, lanes, report, slots };
+                cx.report.bursts += 1;
+                cx.report.packets += received as u64;
+                cx.report.full_bursts += u64::from(received == self.budget);
+                if !lane.stamped {
+                    self.burst.iter_mut().for_each(|frame| frame.set_rx_ticks(now.0));
+                }
                 program.receive(port, &mut self.burst, &mut cx);
                 self.burst.clear();
             }
-            let (tsc, report, slots) = (&self.tsc, &mut *self.report, slots.as_deref());
-            let mut cx = Cx { now, tsc, pool, winding_down, lanes, report, slots };
             busy |= program.turn(&mut cx);
             cx.flush();
         }
@@ -139,6 +141,7 @@ impl Lcore {
                 let row = &mut self.report.queues[lane.row];
                 row.counters = lane.queue_pair.counters();
                 row.fault = lane.queue_pair.fault();
+                lane.queue_pair.extra_counters(&mut |name, count| self.report.counters.add(name, count));
             }
         }
     }

@@ -8,11 +8,15 @@
 //!
 //! This crate knows no IP. The loop is `lcore.rs`; what runs on it implements [`Program`].
 
+// Tests make bytes out of counters all the time.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
+
 pub mod config;
 pub mod latency;
 mod launch;
 mod lcore;
 mod program;
+mod queue;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod tsc;
@@ -20,3 +24,5 @@ pub mod tsc;
 pub use launch::{Engine, PortIndex, Running, StartError, StopError};
 pub use pmd::port::{Burst, Hub, MAX_BURST};
 pub use program::{Cx, Program, ProgramError};
+pub use queue::priority::{DscpSet, Priority};
+pub use queue::steer::{Owner, OwnerOf};

@@ -60,11 +60,13 @@ pub trait Program: Send {
     }
 }
 
-/// One queue pair of a program, and what is to leave by it at the end of the turn.
+/// A program's end of one port, and what is to leave by it at the end of the turn.
 pub(crate) struct Lane {
     pub queue_pair: Box<dyn QueuePair>,
     /// Index of its row in the core's report.
     pub row: usize,
+    /// Frames come with their receive stamp, which may be another core's.
+    pub stamped: bool,
     staged: Box<Burst>,
     /// Scratch of `flush`: 1 KiB that would be copied about if it were a return value.
     stamps: Box<Stamps>,
@@ -74,8 +76,8 @@ pub(crate) struct Lane {
 type Stamps = ArrayVec<(u64, u64), MAX_BURST>;
 
 impl Lane {
-    pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize) -> Self {
-        Self { queue_pair, row, staged: Box::default(), stamps: Box::default() }
+    pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize, stamped: bool) -> Self {
+        Self { queue_pair, row, stamped, staged: Box::default(), stamps: Box::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Burst, Cx, Engine, Hub, Program, Running, StartError, StopError};
+use engine::{Burst, Cx, Engine, Hub, Owner, Program, Running, StartError, StopError};
 
 /// Sends every frame back where it came from.
 struct Reflect;
@@ -247,4 +247,55 @@ fn what_cannot_start_says_why() {
         engine.mbufs(20_000_000).program(core, Reflect, [port]);
     });
     assert!(memory.to_string().contains("mbufs is 20000000"), "{memory}");
+}
+
+/// Counts what arrives on its instance and sends it back.
+struct Tally(&'static str, u64);
+
+impl Program for Tally {
+    fn receive(&mut self, port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
+        self.1 += burst.len() as u64;
+        cx.send_burst(port, burst);
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit(self.0, self.1);
+    }
+}
+
+/// The last byte of the pitcher's number, odd or even: the second core's or the first's.
+fn by_parity(frame: &[u8], count: u16) -> Owner {
+    Owner::Core(u16::from(frame[7]) % count)
+}
+
+#[test]
+fn two_cores_share_a_port_of_one_queue_pair_and_each_has_its_own_frames() {
+    let goal = 20_000;
+    let mut engine = Engine::builder();
+    let (a, b) = (engine.port("loop:a"), engine.port("loop:b"));
+    let cores = [engine.lcore(None), engine.lcore(None), engine.lcore(None)];
+    engine.program(cores[0], Pitcher::new(100, goal), [a]);
+    let names = ["first", "second"];
+    engine.spread(&cores[1..], &[b], Some(by_parity), |index| Tally(names[usize::from(index)], 0));
+    let running = engine.start().unwrap();
+    wait_until_done(&running);
+    let snapshot = running.stop().unwrap();
+    let counters = snapshot.counters();
+    for (name, count) in [
+        ("first", goal / 2),
+        ("second", goal / 2),
+        ("steered_out", goal / 2),
+        ("steered_in", goal / 2),
+        ("tx_relayed", goal / 2),
+        ("steer_full", 0),
+    ] {
+        assert_eq!(counters.get(name), count, "{name}");
+    }
+    assert_eq!(snapshot.drops().sum(), 0);
+    assert_eq!(snapshot.ports[1].total.counters.tx_packets, goal);
+    assert_eq!(
+        snapshot.latencies().get("residence").unwrap().len(),
+        goal,
+        "from the core that received to where it was sent"
+    );
 }

@@ -8,6 +8,9 @@ use thiserror::Error;
 
 use super::running::Running;
 use crate::program::{Program, ProgramError};
+use crate::queue::deal::Terms;
+use crate::queue::priority::Priority;
+use crate::queue::steer::OwnerOf;
 use crate::tsc::Tsc;
 
 /// Mbufs beyond those that queues hold: bursts on their way, frames that programs keep.
@@ -78,12 +81,16 @@ struct PortPlan {
     spec: String,
     rxd: u16,
     txd: u16,
+    terms: Terms,
 }
+
+/// One core's end of a port: the port, and which of the cores that share it this is.
+pub(super) type PortEnd = (PortIndex, u16);
 
 /// One loop.
 pub(super) struct LcorePlan {
     pub cpu: Option<usize>,
-    pub nodes: Vec<(Box<dyn Program>, Vec<usize>)>,
+    pub nodes: Vec<(Box<dyn Program>, Vec<PortEnd>)>,
 }
 
 /// What is left to start once memory and ports are there.
@@ -94,6 +101,9 @@ pub(super) struct Plan {
     pub tsc: Tsc,
     pub pools: Vec<Pool>,
     pub ports: Vec<Box<dyn Port>>,
+    /// How each of them is shared.
+    pub terms: Vec<Terms>,
+    pub data_room_bytes: u32,
 }
 
 /// An engine to be.
@@ -199,8 +209,19 @@ impl Engine {
 
     /// Adds a port; it is opened at the start, in the order of adding.
     pub fn port(&mut self, spec: impl Into<String>) -> PortIndex {
-        self.ports.push(PortPlan { spec: spec.into(), rxd: self.rxd, txd: self.txd });
+        let terms = Terms { cores: 1, priority: None, owner_of: None };
+        self.ports.push(PortPlan { spec: spec.into(), rxd: self.rxd, txd: self.txd, terms });
         self.ports.len() - 1
+    }
+
+    /// Makes a port send urgent frames first: [`Priority`]. Without it frames leave in the order in which they were
+    /// sent, at the least cost.
+    ///
+    /// # Panics
+    /// When there is no such port.
+    pub fn priority(&mut self, port: PortIndex, priority: Priority) -> &mut Self {
+        self.ports[port].terms.priority = Some(priority);
+        self
     }
 
     /// Adds a loop, pinned to processor `cpu` if one is named. Returns its index.
@@ -232,7 +253,36 @@ impl Engine {
         program: Box<dyn Program>,
         ports: impl IntoIterator<Item = PortIndex>,
     ) -> &mut Self {
-        self.lcores[lcore].nodes.push((program, ports.into_iter().collect()));
+        self.lcores[lcore].nodes.push((program, ports.into_iter().map(|port| (port, 0)).collect()));
+        self
+    }
+
+    /// Puts one instance of a program on each of `lcores`, all around the same ports; `program` makes the one with the
+    /// number it is given, from 0. Each instance sees every port under one number, whatever the port consists of: queue
+    /// pair `q` belongs to instance `q mod instances`, and an instance without one sends by that of another core.
+    ///
+    /// With `steering`, frames are moved to the instance that it names; without, each has what its queue pairs
+    /// receive, and one that has none receives nothing.
+    ///
+    /// # Panics
+    /// When there is no such port or loop, no loop at all, or more than 65,535.
+    pub fn spread<P: Program + 'static>(
+        &mut self,
+        lcores: &[usize],
+        ports: &[PortIndex],
+        steering: Option<OwnerOf>,
+        mut program: impl FnMut(u16) -> P,
+    ) -> &mut Self {
+        let cores = u16::try_from(lcores.len()).expect("at most 65,535 instances");
+        assert!(cores > 0, "a program runs on at least one core");
+        for port in ports {
+            let terms = &mut self.ports[*port].terms;
+            (terms.cores, terms.owner_of) = (cores, steering);
+        }
+        for (index, lcore) in (0..).zip(lcores) {
+            let ends = ports.iter().map(|port| (*port, index)).collect();
+            self.lcores[*lcore].nodes.push((Box::new(program(index)), ends));
+        }
         self
     }
 
@@ -253,8 +303,9 @@ impl Engine {
         let pools: Vec<Pool> =
             pool_configs.iter().map(|config| Pool::new(&region, *config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
-        let Self { lcores, burst, latency, .. } = self;
-        Running::launch(Plan { lcores, burst, latency, tsc, pools, ports })
+        let terms = self.ports.iter().map(|port| port.terms).collect();
+        let Self { lcores, burst, latency, data_room_bytes, .. } = self;
+        Running::launch(Plan { lcores, burst, latency, tsc, pools, ports, terms, data_room_bytes })
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -265,9 +316,10 @@ impl Engine {
             return Err(StartError::Burst { burst: self.burst });
         }
         let ports = self.ports.len();
-        let wanted = || self.lcores.iter().flat_map(|lcore| &lcore.nodes).flat_map(|(_, ports)| ports);
-        for port in (0..ports).chain(wanted().copied().filter(|port| *port >= ports)) {
-            let takers = wanted().filter(|wanted| **wanted == port).count();
+        let wanted = || self.lcores.iter().flat_map(|lcore| &lcore.nodes).flat_map(|(_, ends)| ends).copied();
+        let ends = (0..ports).flat_map(|port| (0..self.ports[port].terms.cores).map(move |end| (port, end)));
+        for (port, end) in ends.chain(wanted().filter(|(port, _)| *port >= ports)) {
+            let takers = wanted().filter(|wanted| *wanted == (port, end)).count();
             if takers != 1 || port >= ports {
                 return Err(StartError::PortTakers { port, ports, takers });
             }
@@ -281,8 +333,9 @@ impl Engine {
     }
 
     fn pool_config(&self, lcore: &LcorePlan) -> PoolConfig {
-        let queues = lcore.nodes.iter().flat_map(|(_, ports)| ports).map(|port| &self.ports[*port]);
-        let held: usize = queues.map(|port| usize::from(port.rxd) + usize::from(port.txd)).sum();
+        let ports = lcore.nodes.iter().flat_map(|(_, ends)| ends).map(|(port, _)| &self.ports[*port]);
+        let held = |port: &PortPlan| usize::from(port.rxd) + usize::from(port.txd) + port.terms.held_mbufs();
+        let held: usize = ports.map(held).sum();
         let mbufs = self.mbufs.map_or(held + SPARE_MBUFS, |all| all.div_ceil(self.lcores.len()));
         PoolConfig { mbufs, data_room_bytes: self.data_room_bytes, ..PoolConfig::default() }
     }

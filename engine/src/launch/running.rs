@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use pmd::Pool;
-use pmd::port::{Port, PortInfo};
+use pmd::port::{Port, PortInfo, QueuePair};
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
 use crate::program::Lane;
+use crate::queue::deal::{Terms, deal};
 use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
 use crate::tsc::Tsc;
 
@@ -56,16 +57,22 @@ pub struct Running {
 
 impl Running {
     pub(super) fn launch(plan: Plan) -> Result<Self, StartError> {
-        let Plan { lcores: plans, burst: budget, latency, tsc, pools, mut ports } = plan;
+        let Plan { lcores: plans, burst: budget, latency, tsc, pools, mut ports, terms, data_room_bytes } =
+            plan;
         let labels = ports
             .iter()
             .map(|port| PortLabel { name: port.name().to_owned(), driver: port.info().driver.to_owned() });
         let labels: Vec<PortLabel> = labels.collect();
+        let mut ends: Vec<PortEnds> = ports
+            .iter_mut()
+            .zip(&terms)
+            .map(|(port, terms)| PortEnds::of(&mut **port, terms, data_room_bytes))
+            .collect();
         let signals = Arc::new(Signals::default());
         let (mut lcores, mut inboxes) = (Vec::new(), Vec::new());
         for (index, plan) in plans.into_iter().enumerate() {
             let cpu = plan.cpu;
-            let Nodes { nodes, rows, latencies } = nodes(plan, &mut ports, &tsc, latency)?;
+            let Nodes { nodes, rows, latencies } = nodes(plan, &mut ends, &tsc, latency)?;
             let blank = CoreReport::new(index, cpu, &rows, &latencies);
             let (outbox, inbox) = mailbox(Box::new(blank.clone()));
             inboxes.push((inbox, blank.clone()));
@@ -176,31 +183,46 @@ impl Drop for Running {
 /// The nodes of one loop.
 struct Nodes {
     nodes: Vec<Node>,
-    /// Its queue pairs, as indices of port and queue.
+    /// Its ends of ports, as indices of port and of the core among those that share it.
     rows: Vec<(usize, u16)>,
     /// Names of its latencies, by slot.
     latencies: Vec<&'static str>,
 }
 
-fn nodes(
-    plan: LcorePlan,
-    ports: &mut [Box<dyn Port>],
-    tsc: &Tsc,
-    latency: bool,
-) -> Result<Nodes, StartError> {
+/// A port, as the programs that share it see it.
+struct PortEnds {
+    info: PortInfo,
+    stamped: bool,
+    /// One for each core, until its program has taken it.
+    ends: Vec<Option<Box<dyn QueuePair>>>,
+}
+
+impl PortEnds {
+    fn of(port: &mut dyn Port, terms: &Terms, data_room_bytes: u32) -> PortEnds {
+        let mut info = port.info().clone();
+        let ends = deal(port.take_queue_pairs(), &info, terms);
+        // What leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
+        let longest = u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX);
+        info.mtu = info.mtu.min(longest);
+        PortEnds { info, stamped: terms.stamps(), ends: ends.into_iter().map(Some).collect() }
+    }
+}
+
+fn nodes(plan: LcorePlan, ports: &mut [PortEnds], tsc: &Tsc, latency: bool) -> Result<Nodes, StartError> {
     let (mut nodes, mut rows) = (Vec::new(), Vec::new());
     let mut latencies = if latency { vec![RESIDENCE, TURN] } else { Vec::new() };
-    for (mut program, indices) in plan.nodes {
-        let infos: Vec<PortInfo> = indices.iter().map(|index| ports[*index].info().clone()).collect();
+    for (mut program, ends) in plan.nodes {
+        let infos: Vec<PortInfo> = ends.iter().map(|(port, _)| ports[*port].info.clone()).collect();
         program.prepare(&infos, tsc).map_err(StartError::Program)?;
         let slots =
             latency.then(|| program.latencies().iter().map(|name| slot(&mut latencies, name)).collect());
         let mut lanes = Vec::new();
-        for index in indices {
-            for (queue, queue_pair) in (0..).zip(ports[index].take_queue_pairs()) {
-                lanes.push(Lane::new(queue_pair, rows.len()));
-                rows.push((index, queue));
-            }
+        for (port, end) in ends {
+            let PortEnds { stamped, ends, .. } = &mut ports[port];
+            let queue_pair =
+                ends[usize::from(end)].take().expect("the plan was checked: one taker for each end");
+            lanes.push(Lane::new(queue_pair, rows.len(), *stamped));
+            rows.push((port, end));
         }
         nodes.push(Node { program, lanes, slots });
     }

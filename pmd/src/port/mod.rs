@@ -64,6 +64,9 @@ pub trait QueuePair: Send {
     /// Counts since the queue pair was made.
     fn counters(&self) -> QueueCounters;
 
+    /// Shows what this kind of queue pair counts beyond [`counters`](Self::counters), as totals: DPDK's xstats.
+    fn extra_counters(&self, _visit: &mut dyn FnMut(&'static str, u64)) {}
+
     /// Why the queue pair stopped moving frames, if it did.
     fn fault(&self) -> Option<QueueFault>;
 }

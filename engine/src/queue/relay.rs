@@ -1,0 +1,181 @@
+//! Sending by another core's queue: a core that has no queue pair of a port pushes its frames into a ring, and a core
+//! that has one carries them out.
+//!
+//! | side | does | when |
+//! |---|---|---|
+//! | [`Relay`] | pushes | `tx_burst` of the core without |
+//! | [`Carrier`] | pops, sends | every poll of the core with a queue pair |
+//!
+//! Frames wait in the ring while the queue is full: [`Relay::tx_room`] tells, and nothing is dropped in between.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use pmd::port::{Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
+use pmd::{HomePool, Mbuf};
+
+use super::priority::DscpSet;
+
+/// Frames of each class that may wait between the two cores.
+pub(crate) const UPLINK_FRAMES: usize = 256;
+
+/// The way from one core without a queue pair to one that has some. The urgent have a ring of their own, or they would
+/// wait behind the others.
+pub(crate) struct Uplink {
+    normal: ArrayQueue<Mbuf>,
+    urgent: ArrayQueue<Mbuf>,
+    /// What counts as urgent; empty on a port without priorities.
+    classes: DscpSet,
+}
+
+impl Uplink {
+    pub(crate) fn new(classes: DscpSet) -> Uplink {
+        Uplink { normal: ArrayQueue::new(UPLINK_FRAMES), urgent: ArrayQueue::new(UPLINK_FRAMES), classes }
+    }
+}
+
+/// The queue pair of a core that has none: receives nothing, sends by another core.
+pub(crate) struct Relay {
+    uplink: Arc<Uplink>,
+    relayed: u64,
+}
+
+impl Relay {
+    pub(crate) fn new(uplink: Arc<Uplink>) -> Relay {
+        Relay { uplink, relayed: 0 }
+    }
+}
+
+impl QueuePair for Relay {
+    fn rx_burst(&mut self, _pool: &HomePool, _burst: &mut Burst, _budget: usize) -> usize {
+        0
+    }
+
+    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        let Uplink { normal, urgent, classes } = &*self.uplink;
+        let mut unsent = Burst::new();
+        // A ring that was full once stays so for this burst, or frames would change their order.
+        let (mut normal_full, mut urgent_full) = (false, false);
+        let count = burst.len();
+        for frame in burst.drain(..) {
+            let (ring, full) =
+                if classes.has(&frame) { (urgent, &mut urgent_full) } else { (normal, &mut normal_full) };
+            if *full {
+                unsent.push(frame);
+            } else if let Err(frame) = ring.push(frame) {
+                *full = true;
+                unsent.push(frame);
+            }
+        }
+        let sent = count - unsent.len();
+        burst.extend(unsent);
+        self.relayed += sent as u64;
+        sent
+    }
+
+    fn tx_room(&mut self) -> usize {
+        // We alone push, so there is never less room than seen here.
+        let room = |ring: &ArrayQueue<Mbuf>| ring.capacity() - ring.len();
+        room(&self.uplink.normal).min(room(&self.uplink.urgent))
+    }
+
+    fn quiesce(&mut self) {}
+
+    /// None: what is relayed counts where it leaves.
+    fn counters(&self) -> QueueCounters {
+        QueueCounters::default()
+    }
+
+    fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit("tx_relayed", self.relayed);
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        None
+    }
+}
+
+/// A queue pair that also sends for cores that have none.
+pub(crate) struct Carrier {
+    inner: Box<dyn QueuePair>,
+    guests: Vec<Guest>,
+}
+
+/// A core we send for, and what came out of its rings and did not fit yet.
+struct Guest {
+    uplink: Arc<Uplink>,
+    normal: Box<Burst>,
+    urgent: Box<Burst>,
+}
+
+impl Carrier {
+    /// Without guests the queue pair stays as it is.
+    pub(crate) fn of(inner: Box<dyn QueuePair>, uplinks: Vec<Arc<Uplink>>) -> Box<dyn QueuePair> {
+        if uplinks.is_empty() {
+            return inner;
+        }
+        let guest = |uplink| Guest { uplink, normal: Box::default(), urgent: Box::default() };
+        Box::new(Carrier { inner, guests: uplinks.into_iter().map(guest).collect() })
+    }
+
+    /// Sends what waits: of each guest at most a burst of either class, and of the normal frames no more than the
+    /// guest's share of the room, or the core whose queue it is would send nothing.
+    fn carry(&mut self) {
+        for guest in &mut self.guests {
+            fill(&mut guest.urgent, &guest.uplink.urgent, MAX_BURST);
+            if !guest.urgent.is_empty() {
+                self.inner.tx_burst(&mut guest.urgent);
+            }
+        }
+        let shares = self.guests.len() + 1;
+        for guest in &mut self.guests {
+            if guest.normal.is_empty() && guest.uplink.normal.is_empty() {
+                continue;
+            }
+            let share = self.inner.tx_room().div_ceil(shares);
+            fill(&mut guest.normal, &guest.uplink.normal, share);
+            if !guest.normal.is_empty() {
+                self.inner.tx_burst(&mut guest.normal);
+            }
+        }
+    }
+}
+
+/// Moves frames from `ring` until `burst` holds `most`.
+fn fill(burst: &mut Burst, ring: &ArrayQueue<Mbuf>, most: usize) {
+    while burst.len() < most.min(MAX_BURST) {
+        let Some(frame) = ring.pop() else { return };
+        burst.push(frame);
+    }
+}
+
+impl QueuePair for Carrier {
+    fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
+        self.carry();
+        self.inner.rx_burst(pool, burst, budget)
+    }
+
+    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        self.inner.tx_burst(burst)
+    }
+
+    fn tx_room(&mut self) -> usize {
+        self.inner.tx_room()
+    }
+
+    fn quiesce(&mut self) {
+        self.inner.quiesce();
+    }
+
+    fn counters(&self) -> QueueCounters {
+        self.inner.counters()
+    }
+
+    fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.inner.extra_counters(visit);
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.inner.fault()
+    }
+}
