@@ -93,3 +93,57 @@ fn configuration(options: &DnsmasqOptions<'_>, folder: &TempDir) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::unavailable_with;
+    use crate::require::{Suite, skip};
+    use std::net::UdpSocket;
+
+    /// A question for the A record of `www.bywash.test`. RFC 1035 §4.1.
+    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x06bywash\x04test\0\0\x01\0\x01";
+
+    fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !met() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// If this fails, it is dnsmasq or the way it is driven, and not our stack.
+    #[test]
+    fn the_kernel_and_busybox_are_served() {
+        if let Some(why) = unavailable_with(&["dnsmasq", "busybox"]) {
+            return skip(Suite::Netns, why);
+        }
+        let (server, client) = (Netns::new().unwrap(), Netns::new().unwrap());
+        server.ip(&format!("link add v0 type veth peer name v1 netns {}", client.name())).unwrap();
+        for address in ["192.0.2.1/24", "2001:db8::1/64"] {
+            server.ip(&format!("addr add {address} dev v0")).unwrap();
+        }
+        server.ip("link set v0 up").unwrap();
+        client.ip("link set v1 address 02:00:00:00:00:09 up").unwrap();
+        let options = DnsmasqOptions {
+            interface: "v0",
+            dhcp_range: Some("192.0.2.100,192.0.2.110"),
+            ra_prefix: Some("2001:db8::"),
+            hosts: &[("www.bywash.test", "192.0.2.80")],
+        };
+        let dnsmasq = Dnsmasq::start(&server, &options).unwrap();
+        let asked = ["udhcpc", "-i", "v1", "-n", "-q", "-f", "-t", "10", "-T", "1", "-s", "/bin/true"];
+        client.run("busybox", &asked, Duration::from_secs(30)).unwrap();
+        let leases = dnsmasq.leases().unwrap();
+        assert!(leases.contains("02:00:00:00:00:09 192.0.2.1"), "{leases}");
+        wait_for("an address is formed", || {
+            client.ip("-6 addr show dev v1").unwrap().contains("2001:db8::ff:fe00:9")
+        });
+        let socket = client.inside(|| UdpSocket::bind("[::]:0").unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.send_to(QUESTION, "[2001:db8::1]:53").unwrap();
+        let mut answer = [0; 512];
+        let len = socket.recv(&mut answer).unwrap();
+        assert!(answer[..len].ends_with(&[192, 0, 2, 80]), "{:?}", &answer[..len]);
+    }
+}

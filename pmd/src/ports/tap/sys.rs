@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use arrayvec::ArrayVec;
 use libc::{c_int, c_short, c_uint, c_ulong, ifreq, iovec};
 
 use crate::mem::Mbuf;
@@ -16,6 +17,14 @@ pub(super) const MAX_PIECES: usize = 64;
 
 /// The bytes of a `struct virtio_net_hdr_mrg_rxbuf`.
 pub(super) type Header = [u8; HEADER_BYTES];
+
+/// A header and buffers, for one system call.
+type Pieces = ArrayVec<iovec, { 1 + MAX_PIECES }>;
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // at most 65
+fn count(pieces: &Pieces) -> c_int {
+    pieces.len() as c_int
+}
 
 /// Opens the TUN/TAP driver, not yet attached to an interface; calls on it do not block.
 pub(super) fn open() -> io::Result<OwnedFd> {
@@ -174,36 +183,29 @@ fn saturated(number: c_int) -> u16 {
 /// bytes came, header included. Neither blocks nor changes the buffers' bounds.
 #[inline]
 pub(super) fn read(fd: &OwnedFd, header: &mut Header, buffers: &mut [Mbuf]) -> io::Result<usize> {
-    let mut pieces = [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 1 + MAX_PIECES];
-    pieces[0] = iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
-    let mut count = 1;
-    for (piece, buffer) in pieces[1..].iter_mut().zip(buffers) {
+    let mut pieces = Pieces::new();
+    pieces.push(iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
+    for buffer in buffers.iter_mut().take(MAX_PIECES) {
         // A clone's room is not ours to write; fresh mbufs never are clones.
         let room = if buffer.is_shared() { 0 } else { buffer.tailroom() };
-        *piece = iovec { iov_base: buffer.data_ptr().wrapping_add(buffer.len()).cast(), iov_len: room };
-        count += 1;
+        pieces.push(iovec { iov_base: buffer.data_ptr().wrapping_add(buffer.len()).cast(), iov_len: room });
     }
     // SAFETY: every piece is writable for its length and exclusively ours: the header, and the tailrooms of unshared
     // mbufs that we hold by `&mut`. The kernel writes them within the call alone.
-    let read = unsafe { libc::readv(fd.as_raw_fd(), pieces.as_ptr(), count) };
+    let read = unsafe { libc::readv(fd.as_raw_fd(), pieces.as_ptr(), count(&pieces)) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 /// Writes one frame behind its header. Does not block. `None` if the frame has too many segments.
 #[inline]
 pub(super) fn write(fd: &OwnedFd, header: &Header, frame: &Mbuf) -> Option<io::Result<()>> {
-    let mut pieces = [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 1 + MAX_PIECES];
-    pieces[0] = iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
-    let mut count = 1;
+    let mut pieces = Pieces::new();
+    pieces.push(iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() });
     for segment in frame.segments() {
-        let piece = pieces.get_mut(count)?;
-        *piece = iovec { iov_base: segment.data_ptr().cast(), iov_len: segment.len() };
-        count += 1;
+        pieces.try_push(iovec { iov_base: segment.data_ptr().cast(), iov_len: segment.len() }).ok()?;
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // at most 65
-    let count = count as c_int;
     // SAFETY: every piece is readable for its length: the header, and the data of segments that `frame` owns; writev
     // only reads through the pointers, and only within the call.
-    let written = unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr(), count) };
+    let written = unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr(), count(&pieces)) };
     Some(if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) })
 }
