@@ -99,12 +99,13 @@ fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let counted =
         Counted { sent, received: generated.count("/counters/received")?, slack: u64::from(DESCRIPTORS) };
     #[allow(clippy::cast_precision_loss)] // packets of a run are far below 2^52
-    let pps = sent as f64 / forwarded.number("/seconds")?;
+    let rate = sent as f64 / forwarded.number("/seconds")?;
     Ok(Round {
-        pps,
+        rate,
         cycles_per_packet: Some(forwarder::our_cycles_per_packet(&forwarded)?),
         others_share,
         counted,
+        latency: None,
     })
 }
 

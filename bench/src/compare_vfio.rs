@@ -78,10 +78,10 @@ fn theirs(guest: &mut Guest, pace: &Pace) -> Result<Round> {
     let seconds = pace.round().as_secs().max(3);
     let forwarded = testpmd::forward(guest, u32::try_from(seconds)?)?;
     #[allow(clippy::cast_precision_loss)] // packets per second are far below 2^52
-    let pps = forwarded.median_pps() as f64;
+    let rate = forwarded.median_pps() as f64;
     let totals = forwarded.totals;
     let counted = Counted { sent: totals.tx_packets, received: totals.rx_packets, slack: FRAMES };
-    Ok(Round { pps, cycles_per_packet: None, others_share: 0.0, counted })
+    Ok(Round { rate, cycles_per_packet: None, others_share: 0.0, counted, latency: None })
 }
 
 fn ours(guest: &mut Guest, pace: &Pace) -> Result<Round> {
@@ -104,7 +104,7 @@ fn ours(guest: &mut Guest, pace: &Pace) -> Result<Round> {
     let (sent, received) = (both("tx_packets")?, both("rx_packets")?);
     ensure!(report.count("/errors")? == 0, "the devices or the driver failed: {}", report.value());
     #[allow(clippy::cast_precision_loss)] // packets of a run are far below 2^52
-    let pps = sent as f64 / report.number("/seconds")?;
+    let rate = sent as f64 / report.number("/seconds")?;
     let counted = Counted { sent, received, slack: FRAMES };
-    Ok(Round { pps, cycles_per_packet: None, others_share: 0.0, counted })
+    Ok(Round { rate, cycles_per_packet: None, others_share: 0.0, counted, latency: None })
 }

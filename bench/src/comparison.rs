@@ -8,20 +8,48 @@ use comfy_table::{Cell, CellAlignment, Color, Table};
 use serde::Serialize;
 
 use crate::figures;
+use crate::latency::Latency;
 use crate::outcome::Outcome;
 use crate::pace::Pace;
 
 /// One measurement of one contender.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
-    /// Packets per second through the contender.
-    pub pps: f64,
+    /// What went through the contender per second: packets, unless the comparison's [`Unit`] says otherwise.
+    pub rate: f64,
     /// Cycles of its loop's turns that moved packets, by packets.
     pub cycles_per_packet: Option<f64>,
     /// Share of all processor time that went to other programs meanwhile.
     pub others_share: f64,
-    /// Packets counted at both ends, which must agree.
+    /// Packets counted at both ends (bytes, where bytes are what is compared), which must agree.
     pub counted: Counted,
+    /// How long each took, where that is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Frames of any kind.
+    #[default]
+    Packets,
+    /// Questions that were answered.
+    Requests,
+    /// Bits of a stream.
+    Bits,
+}
+
+impl Unit {
+    /// How rates are shown: divided by this, under that heading.
+    pub fn shown(self) -> (f64, &'static str) {
+        match self {
+            Unit::Packets => (1e6, "Mpps"),
+            Unit::Requests => (1e3, "k requests/s"),
+            Unit::Bits => (1e9, "Gbit/s"),
+        }
+    }
 }
 
 /// The two counts that a measurement checks against each other.
@@ -64,11 +92,18 @@ impl Contender {
     }
 
     fn rates(&self) -> Vec<f64> {
-        self.rounds.iter().map(|round| round.pps).collect()
+        self.rounds.iter().map(|round| round.rate).collect()
     }
 
-    fn median_pps(&self) -> f64 {
+    fn median_rate(&self) -> f64 {
         figures::median(&self.rates()).unwrap_or(0.0)
+    }
+
+    /// Of one percentile of the rounds' latencies, in nanoseconds.
+    #[allow(clippy::cast_precision_loss)] // a minute is far below 2^52 ns
+    fn latencies(&self, percentile: fn(&Latency) -> u64) -> Vec<f64> {
+        let latencies = self.rounds.iter().filter_map(|round| round.latency.as_ref());
+        latencies.map(|latency| percentile(latency) as f64).collect()
     }
 
     fn median_cycles(&self) -> Option<f64> {
@@ -84,6 +119,8 @@ pub struct Comparison {
     pub contenders: Vec<Contender>,
     /// The ratio that ours should reach against the best peer.
     pub target: Option<f64>,
+    /// What is compared.
+    pub unit: Unit,
     /// The pace it was measured at.
     pub pace: Pace,
 }
@@ -95,14 +132,18 @@ pub struct Line {
     pub name: String,
     /// Largest share of the processor that others took in one of its rounds.
     pub others_share: f64,
-    /// Median rate, million packets per second.
-    pub mpps: f64,
+    /// Median rate, in what the table's heading names.
+    pub rate: f64,
     /// Largest less smallest rate by the median.
     pub spread: f64,
     /// Median cycles per packet.
     pub cycles_per_packet: Option<f64>,
     /// Median of the rates by those of the best peer in the same round.
     pub ratio: Option<f64>,
+    /// Median of the rounds' median and 99th percentile, in nanoseconds.
+    pub latency: Option<(f64, f64)>,
+    /// Median of the best peer's median latency by this one's in the same round: how many times faster.
+    pub latency_ratio: Option<f64>,
 }
 
 impl Comparison {
@@ -114,11 +155,26 @@ impl Comparison {
     /// # Errors
     /// The first error of `measure`, or of a round whose own check fails.
     pub fn run(
+        contenders: Vec<Contender>,
+        target: Option<f64>,
+        pace: &Pace,
+        measure: impl FnMut(usize) -> Result<Round>,
+    ) -> Result<Self> {
+        Self::run_in(Unit::Packets, contenders, target, pace, measure)
+    }
+
+    /// The same for rates of something else than packets.
+    ///
+    /// # Errors
+    /// As [`Comparison::run`].
+    pub fn run_in(
+        unit: Unit,
         mut contenders: Vec<Contender>,
         target: Option<f64>,
         pace: &Pace,
         mut measure: impl FnMut(usize) -> Result<Round>,
     ) -> Result<Self> {
+        let (scale, heading) = unit.shown();
         for number in 0..pace.rounds {
             let mut order: Vec<usize> = (0..contenders.len()).collect();
             if number % 2 == 1 {
@@ -133,8 +189,8 @@ impl Comparison {
                     measured.counted.check().with_context(about)?;
                     let others = measured.others_share;
                     eprintln!(
-                        "{:>7.3} Mpps  {}{}",
-                        measured.pps / 1e6,
+                        "{:>7.3} {heading}  {}{}",
+                        measured.rate / scale,
                         about(),
                         if others > pace.others_limit {
                             format!(" (others took {:.0} % of the processor)", 100.0 * others)
@@ -152,25 +208,32 @@ impl Comparison {
                 contender.rounds.extend(quietest);
             }
         }
-        Ok(Self { contenders, target, pace: pace.clone() })
+        Ok(Self { contenders, target, unit, pace: pace.clone() })
     }
 
     /// The peer with the highest median rate.
     fn best_peer(&self) -> Option<&Contender> {
         let peers = self.contenders.iter().filter(|contender| contender.is_peer);
-        peers.max_by(|a, b| a.median_pps().total_cmp(&b.median_pps()))
+        peers.max_by(|a, b| a.median_rate().total_cmp(&b.median_rate()))
     }
 
     /// The result, contender by contender.
     pub fn lines(&self) -> Vec<Line> {
         let best = self.best_peer().map(Contender::rates);
+        let fastest = self.best_peer().map(|peer| peer.latencies(|latency| latency.p50));
+        let (scale, _) = self.unit.shown();
         let line = |contender: &Contender| Line {
             name: contender.name.clone(),
-            mpps: contender.median_pps() / 1e6,
+            rate: contender.median_rate() / scale,
             spread: figures::spread(&contender.rates()).unwrap_or(0.0),
             cycles_per_packet: contender.median_cycles(),
             others_share: contender.rounds.iter().map(|round| round.others_share).fold(0.0, f64::max),
             ratio: best.as_ref().and_then(|best| figures::paired_ratio(&contender.rates(), best)),
+            latency: figures::median(&contender.latencies(|latency| latency.p50))
+                .zip(figures::median(&contender.latencies(|latency| latency.p99))),
+            latency_ratio: fastest.as_ref().and_then(|fastest| {
+                figures::paired_ratio(fastest, &contender.latencies(|latency| latency.p50))
+            }),
         };
         self.contenders.iter().map(line).collect()
     }
@@ -205,7 +268,8 @@ impl Outcome for Comparison {
     }
 
     fn table(&self) -> Table {
-        let mut table = crate::table::new(["", "Mpps", "range", "cycles/packet", "others' CPU", "ratio"]);
+        let (_, heading) = self.unit.shown();
+        let mut table = crate::table::new(["", heading, "range", "cycles/packet", "others' CPU", "ratio"]);
         for (contender, line) in self.contenders.iter().zip(self.lines()) {
             let name = Cell::new(&line.name);
             let ratio = Cell::new(line.ratio.map_or("–".into(), |ratio| format!("{ratio:.3}")));
@@ -218,7 +282,7 @@ impl Outcome for Comparison {
             let disturbed = line.others_share > self.pace.others_limit;
             let others = if disturbed { others.fg(Color::Yellow) } else { others };
             let cells = [
-                Cell::new(format!("{:.3}", line.mpps)),
+                Cell::new(format!("{:.3}", line.rate)),
                 Cell::new(format!("{:.1} %", 100.0 * line.spread)),
                 Cell::new(line.cycles_per_packet.map_or("–".into(), |cycles| format!("{cycles:.1}"))),
                 others,
@@ -238,9 +302,9 @@ impl Outcome for Comparison {
 mod tests {
     use super::*;
 
-    fn round(pps: f64) -> Round {
+    fn round(rate: f64) -> Round {
         let counted = Counted { sent: 10, received: 10, slack: 0 };
-        Round { pps, cycles_per_packet: None, others_share: 0.0, counted }
+        Round { rate, cycles_per_packet: None, others_share: 0.0, counted, latency: None }
     }
 
     fn pace(rounds: u32) -> Pace {

@@ -195,8 +195,8 @@ pub fn measure(
     // What lies in the ring when the driver resets the device never reaches the generator.
     let counted = Counted { sent: total.sent, received, slack: u64::from(DESCRIPTORS) };
     #[allow(clippy::cast_precision_loss)] // packets per second are far below 2^52
-    let pps = after.rx_pps as f64;
-    Ok(Round { pps, cycles_per_packet: total.cycles_per_packet, others_share, counted })
+    let rate = after.rx_pps as f64;
+    Ok(Round { rate, cycles_per_packet: total.cycles_per_packet, others_share, counted, latency: None })
 }
 
 /// The generator's received frames once they no longer grow.

@@ -8,18 +8,31 @@
 //! contenders within one run and states ratios; absolute figures differ from machine to machine.
 
 mod archive;
+mod compare_connect;
+mod compare_echo;
 mod compare_pair;
+mod compare_stream;
 mod compare_vfio;
 mod compare_vhost;
 mod comparison;
 mod conditions;
+mod connections;
+#[allow(unsafe_code)]
+mod epoll;
 mod figures;
 mod forwarder;
+mod kernel_echo;
+mod kernel_iperf;
+mod kernel_load;
+mod kernel_pair;
+mod latency;
 mod latency_cost;
 mod mempool;
+mod our_pair;
 mod outcome;
 mod pace;
 mod quiet;
+mod suite;
 mod table;
 
 use std::process::ExitCode;
@@ -33,7 +46,7 @@ use pace::Pace;
 
 /// Benchmarks of bywash, each against a peer in the same run.
 ///
-/// Needs root, hugepages and DPDK's testpmd (apt-get install dpdk); two cores that nobody else uses.
+/// Needs root, hugepages, DPDK's testpmd and iperf3 (apt-get install dpdk iperf3); two cores that nobody else uses.
 ///
 /// Exit codes: 0 measured; 1 could not be measured, or a count was wrong; 2 wrong usage;
 /// 3 measured, but short of the target and --strict was given.
@@ -63,6 +76,14 @@ enum Bench {
     ComparePair(compare_pair::Flags),
     /// Our VFIO driver against DPDK's, on two virtio-net-pci devices in a QEMU guest
     CompareVfio(compare_vfio::Flags),
+    /// Our TCP echo and its client against the kernel's: 64-byte messages, a core for each side
+    CompareEcho(compare_echo::Flags),
+    /// A connection for each request: ours against the kernel's
+    CompareConnect(compare_connect::Flags),
+    /// One TCP stream: ours at an MTU of 1500 against iperf3 over loopback
+    CompareStream,
+    /// What a request costs our echo with 1, 1,000 and 100,000 connections, active or silent
+    Connections(connections::Flags),
     /// What the latency histograms of our l2fwd cost
     LatencyCost,
     /// Every benchmark in turn, with its default flags
@@ -72,7 +93,17 @@ enum Bench {
 }
 
 /// What `all` runs: from the quickest to the slowest.
-const ALL: [&str; 5] = ["mempool", "latency-cost", "compare-vhost", "compare-pair", "compare-vfio"];
+const ALL: [&str; 9] = [
+    "mempool",
+    "latency-cost",
+    "compare-echo",
+    "compare-connect",
+    "compare-stream",
+    "connections",
+    "compare-vhost",
+    "compare-pair",
+    "compare-vfio",
+];
 
 fn main() -> ExitCode {
     let mut cli = Cli::parse();
@@ -112,6 +143,16 @@ fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
         }
         Bench::CompareVfio(flags) => {
             show(compare_vfio::ABOUT, conditions, &compare_vfio::run(flags, pace)?, archive)
+        }
+        Bench::CompareEcho(flags) => {
+            show(compare_echo::ABOUT, conditions, &compare_echo::run(flags, pace)?, archive)
+        }
+        Bench::CompareConnect(flags) => {
+            show(compare_connect::ABOUT, conditions, &compare_connect::run(flags, pace)?, archive)
+        }
+        Bench::CompareStream => show(compare_stream::ABOUT, conditions, &compare_stream::run(pace)?, archive),
+        Bench::Connections(flags) => {
+            show(connections::ABOUT, conditions, &connections::run(flags, pace)?, archive)
         }
         Bench::LatencyCost => show(latency_cost::ABOUT, conditions, &latency_cost::run(pace)?, archive),
         Bench::Mempool => show(mempool::ABOUT, conditions, &mempool::run(pace)?, archive),

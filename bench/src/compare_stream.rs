@@ -1,0 +1,65 @@
+//! `compare-stream`: one TCP stream, ours at an MTU of 1500 against the kernel's iperf3 over loopback.
+
+use anyhow::Result;
+use peers::precedence::Precedence;
+use peers::testpmd::Host;
+
+use crate::comparison::{Comparison, Contender, Counted, Round, Unit};
+use crate::kernel_iperf::Iperf;
+use crate::our_pair::{self, CLIENT_CORE, SERVER_CORE};
+use crate::outcome::About;
+use crate::pace::Pace;
+use crate::quiet::Watch;
+
+/// What it measures.
+pub const ABOUT: About = About { what: "compare-stream", how: HOW };
+
+const HOW: &str = "One TCP stream in one direction; sender and receiver have a core each. Ours: `bywash http` sends a \
+    file of 4 MiB again and again on one connection, two requests under way, to `bywash load`, over a vhost-user \
+    socket with an MTU of 1500 and checksums in software; the rate is that of files' bytes. The kernel's: iperf3 over \
+    loopback, whose segments are of 64 KiB and whose checksums are never computed.";
+
+/// Bytes of the file.
+const FILE_BYTES: u32 = 4 << 20;
+/// What stands for the file on the command line and on disk.
+const FILE: &str = "stream";
+/// The rate that is asked for.
+const TARGET: f64 = 1.0;
+
+/// Runs it.
+pub fn run(pace: &Pace) -> Result<Comparison> {
+    peers::bywash::binary()?;
+    let _precedence = Precedence::take();
+    let host = Host::new(256)?;
+    let socket = host.socket("stream");
+    let root = socket.with_extension("root");
+    std::fs::create_dir_all(&root)?;
+    std::fs::write(root.join(FILE), vec![b'b'; FILE_BYTES as usize])?;
+    let contenders = vec![Contender::new("kernel, iperf3", true), Contender::new("bywash, MTU 1500", false)];
+    let to = format!("{}:80", our_pair::SERVER);
+    let (path, folder) = (format!("/{FILE}"), root.display().to_string());
+    let client = ["--protocol", "http", "--path", &path, "--to", &to, "--pipeline", "2", "--rx-buffer", "1M"];
+    let server = ["http", "--root", &folder, "--tx-buffer", "1M"];
+    let comparison = Comparison::run_in(Unit::Bits, contenders, Some(TARGET), pace, |index| match index {
+        0 => theirs(pace),
+        _ => {
+            let reports = our_pair::run(pace, &socket, &server, &client)?;
+            let round = reports.round()?;
+            // Of a whole file nothing can be said about the bytes' own latency.
+            Ok(Round { rate: round.rate * f64::from(FILE_BYTES) * 8.0, latency: None, ..round })
+        }
+    });
+    std::fs::remove_dir_all(&root)?;
+    comparison
+}
+
+fn theirs(pace: &Pace) -> Result<Round> {
+    let iperf = Iperf::start(SERVER_CORE, CLIENT_CORE, pace.round())?;
+    let watch = Watch::start(&iperf.pids())?;
+    std::thread::sleep(pace.round().mul_f64(0.8));
+    let others_share = watch.others_share()?;
+    let stream = iperf.finish()?;
+    // What is on its way when the sender stops is sent and not received.
+    let counted = Counted { sent: stream.sent, received: stream.received, slack: 16 << 20 };
+    Ok(Round { rate: stream.bits_per_second, cycles_per_packet: None, others_share, counted, latency: None })
+}
