@@ -167,7 +167,7 @@ optimised_test() {
 
 job_model() {
     LOOM_MAX_PREEMPTIONS=3 RUSTFLAGS='--cfg loom' \
-        optimised_test -p bywash-pmd -p bywash-engine --lib --target-dir "$LOOM_DIR" loom
+        optimised_test -p bywash-pmd -p bywash-engine -p bywash-door --lib --target-dir "$LOOM_DIR" loom
     PROPTEST_CASES=4096 optimised_test --workspace --exclude bywash-tests --lib
 }
 

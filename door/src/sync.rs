@@ -1,0 +1,125 @@
+//! What two threads share, as the machine has it and as the model checker loom has it.
+//!
+//! Under `--cfg loom` crossbeam's `ArrayQueue` is replaced by a mutex around a deque (the queue is crossbeam's to check,
+//! the protocols around it are ours), and the kernel's futex by a mutex and a condition variable, which compare and
+//! sleep as atomically as the futex does.
+
+#[cfg(not(loom))]
+mod imp {
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    use std::time::Instant;
+
+    pub use crossbeam_queue::ArrayQueue;
+
+    /// A word that threads sleep on. Lies in memory that another process may map, so the futex is not private.
+    #[derive(Debug, Default)]
+    #[repr(transparent)]
+    pub struct FutexWord(AtomicU32);
+
+    impl FutexWord {
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        #[inline]
+        pub fn word(&self) -> &AtomicU32 {
+            &self.0
+        }
+
+        /// Sleeps while the word is `seen`: until woken, until `deadline`, or for no reason at all.
+        pub fn wait(&self, seen: u32, deadline: Option<Instant>) {
+            let timeout = deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                libc::timespec {
+                    tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                    tv_nsec: libc::c_long::from(left.subsec_nanos()),
+                }
+            });
+            let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+            // SAFETY: the word and the time are borrowed for longer than the call; the kernel writes neither.
+            // Whatever it returns (woken, word changed, interrupted, timed out), the caller looks again.
+            unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, seen, timeout) };
+        }
+
+        /// Wakes all who sleep on the word. One system call.
+        pub fn wake_all(&self) {
+            // SAFETY: the kernel only takes the word's address.
+            unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        }
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    use std::collections::VecDeque;
+    use std::time::Instant;
+
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    #[derive(Debug)]
+    pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
+
+    impl<T> ArrayQueue<T> {
+        pub fn new(capacity: usize) -> Self {
+            Self(loom::sync::Mutex::new(VecDeque::new()), capacity)
+        }
+        pub fn push(&self, value: T) -> Result<(), T> {
+            let mut queue = self.0.lock().unwrap();
+            if queue.len() == self.1 {
+                return Err(value);
+            }
+            queue.push_back(value);
+            Ok(())
+        }
+        pub fn force_push(&self, value: T) -> Option<T> {
+            let mut queue = self.0.lock().unwrap();
+            let oldest = if queue.len() == self.1 { queue.pop_front() } else { None };
+            queue.push_back(value);
+            oldest
+        }
+        pub fn pop(&self) -> Option<T> {
+            self.0.lock().unwrap().pop_front()
+        }
+        pub fn is_empty(&self) -> bool {
+            self.0.lock().unwrap().is_empty()
+        }
+        pub fn is_full(&self) -> bool {
+            self.0.lock().unwrap().len() == self.1
+        }
+    }
+
+    #[derive(Debug)]
+    pub struct FutexWord {
+        word: AtomicU32,
+        lock: loom::sync::Mutex<()>,
+        woken: loom::sync::Condvar,
+    }
+
+    impl FutexWord {
+        pub fn new() -> Self {
+            Self {
+                word: AtomicU32::new(0),
+                lock: loom::sync::Mutex::new(()),
+                woken: loom::sync::Condvar::new(),
+            }
+        }
+        pub fn word(&self) -> &AtomicU32 {
+            &self.word
+        }
+        /// Models never time out: who is not woken sleeps for ever, and loom reports it.
+        pub fn wait(&self, seen: u32, _deadline: Option<Instant>) {
+            let guard = self.lock.lock().unwrap();
+            // ORDERING: Relaxed. The kernel reads the word under its bucket's lock; what the sleeper needs to see is
+            // ordered by the fences of the protocol, which are what is checked here.
+            if self.word.load(Ordering::Relaxed) == seen {
+                drop(self.woken.wait(guard).unwrap());
+            }
+        }
+        pub fn wake_all(&self) {
+            let _guard = self.lock.lock().unwrap();
+            self.woken.notify_all();
+        }
+    }
+}
+
+pub(crate) use imp::*;
