@@ -93,10 +93,18 @@ impl Machine {
         u64::from_str_radix(&self.status("CapEff"), 16).is_ok_and(|set| set & (1 << capability) != 0)
     }
 
-    /// May this process attach to the TAP interface `name`: as an administrator, or because it is its user's?
+    /// Is there an interface of this name?
+    pub fn has_interface(&self, name: &str) -> bool {
+        self.exists(&format!("/sys/class/net/{name}"))
+    }
+
+    /// May this process attach to the TAP interface `name`: as an administrator, because it is its user's, or
+    /// because it is nobody's? A group's counts as somebody else's.
     pub fn may_use_tap(&self, name: &str) -> bool {
-        let owner = self.text(&format!("/sys/class/net/{name}/owner"));
+        let id = |of: &str| self.text(&format!("/sys/class/net/{name}/{of}"));
+        let (owner, group) = (id("owner"), id("group"));
         self.has_capability(CAP_NET_ADMIN)
+            || owner == "-1" && group == "-1"
             || owner.parse().is_ok_and(|owner: u32| self.status_number("Uid", 1) == Some(owner))
     }
 

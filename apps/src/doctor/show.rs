@@ -33,6 +33,10 @@ pub(super) fn write(out: &mut impl Write, report: &Report, colour: Colour) -> io
     writeln!(out, "{}", colour.heading("What runs now:"))?;
     writeln!(out, "  bywash demo                 no NIC, no hugepages, no root needed")?;
     writeln!(out, "  loop: and vhost-user: ports between programs and virtual machines on this host")?;
+    writeln!(
+        out,
+        "  tap: ports to this machine's kernel; bywash doctor --port tap:bw0 says whether you may"
+    )?;
     if report.ready_nics.is_empty() {
         writeln!(out, "  no vfio: port; bywash doctor --port vfio:ADDR says what a NIC lacks")?;
     }

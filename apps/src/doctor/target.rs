@@ -102,7 +102,12 @@ impl Target {
                     "tap",
                     format!("{name} is not this user's, and this process lacks CAP_NET_ADMIN"),
                     Some(format!(
-                        "sudo ip tuntap add dev {name} mode tap user $USER && sudo ip link set {name} up"
+                        "{}sudo ip tuntap add dev {name} mode tap user $USER && sudo ip link set {name} up",
+                        if machine.has_interface(name) {
+                            format!("sudo ip link del {name} && ")
+                        } else {
+                            String::new()
+                        }
                     )),
                     stops,
                 ),

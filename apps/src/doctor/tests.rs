@@ -376,8 +376,13 @@ fn a_tap_port_needs_the_driver_and_a_capability_or_an_interface_of_its_users() {
     told("tap:bw0", Level::Fail, "no /dev/net/tun", "modprobe tun");
     fake.node("dev/net/tun", 0o666);
     told("tap:bw0,queues=2", Level::Fail, "bw0 is not this user's", "ip tuntap add dev bw0 mode tap");
+    fake.write("sys/class/net/bw0/owner", "0\n");
+    fake.write("sys/class/net/bw0/group", "-1\n");
+    told("tap:bw0", Level::Fail, "bw0 is not this user's", "ip link del bw0 && sudo ip tuntap add");
     fake.write("sys/class/net/bw0/owner", "4000000000\n");
     told("netem:loss=1%/tap:bw0", Level::Pass, "bw0 can be opened", "");
+    fake.write("sys/class/net/bw0/owner", "-1\n");
+    told("tap:bw0", Level::Pass, "bw0 can be opened", "");
 }
 
 #[test]

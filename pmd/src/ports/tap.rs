@@ -106,8 +106,11 @@ pub enum TapError {
     /// Making an interface, or using one that is not ours, needs a capability.
     #[error(
         "no permission to {} interface {name}: that needs CAP_NET_ADMIN; run as root, or let root make it for you: \
-         sudo ip tuntap add dev {name} mode tap user $USER{} && sudo ip link set {name} up",
-        if *existed { "use" } else { "create" }, if *queues > 1 { " multi_queue" } else { "" }
+         {}sudo ip tuntap add dev {name} mode tap user $USER{} && sudo ip link set {name} up",
+        if *existed { "use" } else { "create" },
+        // One that is there cannot be given to somebody else.
+        if *existed { format!("sudo ip link del {name} && ") } else { String::new() },
+        if *queues > 1 { " multi_queue" } else { "" }
     )]
     Permission {
         /// The interface.
@@ -364,7 +367,13 @@ mod tests {
         let error =
             TapError::Permission { name: name(), queues: 2, existed: false, source: errno() }.to_string();
         assert!(error.contains("create interface bw0: that needs CAP_NET_ADMIN"), "{error}");
-        assert!(error.contains("ip tuntap add dev bw0 mode tap user $USER multi_queue &&"), "{error}");
+        assert!(error.contains(": sudo ip tuntap add dev bw0 mode tap user $USER multi_queue &&"), "{error}");
+        let error =
+            TapError::Permission { name: name(), queues: 1, existed: true, source: errno() }.to_string();
+        assert!(
+            error.contains("use interface bw0") && error.contains("link del bw0 && sudo ip tuntap"),
+            "{error}"
+        );
         let error = TapError::OtherKind { name: name(), queues: 1, source: errno() }.to_string();
         assert!(error.contains("bw0 exists and is no TAP interface; see"), "{error}");
     }

@@ -35,7 +35,11 @@ fn a_user_without_the_capability_is_told_and_can_use_what_root_made() {
         "{told}"
     );
 
-    netns.tap("bw0", &[]).unwrap();
+    netns.ip("tuntap add dev bw0 mode tap user 1").unwrap();
+    let (code, told) = rxonly_as_nobody(&netns, "tap:bw0");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no permission to use interface bw0"), "{told}");
+    assert!(told.contains("sudo ip link del bw0 && sudo ip tuntap add dev bw0"), "{told}");
     netns.ip("tuntap add dev bw1 mode tap user 65534").unwrap();
     netns.ip("link set bw1 up").unwrap();
     let (code, told) = rxonly_as_nobody(&netns, "tap:bw1");
