@@ -9,17 +9,53 @@
 //! The crate knows no NIC and no mbuf: frames come as slices and leave by any smoltcp [`phy::Device`]. Time and
 //! randomness come from outside, so that a run can be repeated.
 
-#[allow(dead_code, reason = "the stack's node is not there yet")]
+#[allow(unsafe_code)]
+mod buffers;
 mod clock;
-#[allow(dead_code, reason = "the stack's node is not there yet")]
+mod config;
 mod configure;
-#[allow(dead_code, reason = "the stack's node is not there yet")]
+mod conn;
+mod core;
+mod counters;
+mod emit;
+mod error;
+mod flow;
+mod flows;
+mod fragment;
+mod icmp;
+mod id;
+mod interfaces;
+mod link;
+mod listen;
+mod neighbours;
+mod net;
+mod node;
 mod one_packet;
-#[allow(dead_code, reason = "the stack's node is not there yet")]
+mod options;
+#[allow(unsafe_code)]
+mod prefetch;
+mod reassembly;
 mod resolve;
+mod routes;
+mod service;
+mod slaac;
+pub mod steer;
+mod time_wait;
+mod timers;
+mod tuple;
+mod udp;
 
 pub use clock::Time;
+pub use config::{ConfigError, Limits, Share, StackConfig};
 pub use configure::Lease;
-pub use resolve::{MAX_ADDRESSES, MAX_QUERIES, MAX_SERVERS, QueryId, RecordKind, ResolveError};
+pub use conn::Conn;
+pub use error::{BindError, Closed, ConnectError, ListenError, SendError};
+pub use icmp::Unreachable;
+pub use id::{ConnId, ListenerId, UdpId};
+pub use net::Net;
+pub use node::{Learnt, Stack};
+pub use options::{Congestion, ConnectOptions, ListenOptions, TcpOptions};
+pub use resolve::{MAX_QUERIES, MAX_SERVERS, QueryId, RecordKind, ResolveError};
+pub use service::Service;
 pub use smoltcp::phy;
 pub use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};

@@ -342,11 +342,12 @@ impl Link {
 
     /// What the other cores have to know, if it changed since the last call.
     pub(crate) fn learnt(&mut self) -> Option<LinkState> {
-        core::mem::take(&mut self.changed).then(|| LinkState {
-            routes: self.routes.clone(),
-            mtu_v6: self.mtu_v6,
-            hop_limit: self.hop_limit,
-        })
+        core::mem::take(&mut self.changed).then(|| self.state())
+    }
+
+    /// The same, changed or not.
+    pub(crate) fn state(&self) -> LinkState {
+        LinkState { routes: self.routes.clone(), mtu_v6: self.mtu_v6, hop_limit: self.hop_limit }
     }
 
     /// Takes over what the first core has learnt.

@@ -1,0 +1,178 @@
+//! The two adapters of a device: frames of the link layer, and smoltcp's packets of one flow.
+
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, EthernetProtocol};
+
+use crate::flow::Sent;
+use crate::interfaces::capabilities;
+use crate::link::{FrameOut, Link};
+
+/// Any device of smoltcp's.
+pub(crate) struct DeviceOut<'d, D>(pub &'d mut D);
+
+impl<D: Device> FrameOut for DeviceOut<'_, D> {
+    fn room(&mut self) -> usize {
+        usize::from(self.0.transmit(Instant::ZERO).is_some())
+    }
+
+    fn frame(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        match self.0.transmit(Instant::ZERO) {
+            Some(token) => {
+                token.consume(len, |frame| fill(frame));
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What all packets of a flow get in this turn.
+pub(crate) struct Envelope<'a> {
+    pub link: &'a Link,
+    pub next_hop: Option<EthernetAddress>,
+    pub traffic_class: u8,
+    pub mtu: usize,
+    pub checksum: &'a ChecksumCapabilities,
+    pub sent: &'a mut Sent,
+    /// Set when the device had no room for a packet.
+    pub no_room: &'a mut bool,
+}
+
+/// smoltcp's device for one flow: holds at most one received packet, sends through `device`.
+pub(crate) struct FlowDevice<'a, D> {
+    pub device: &'a mut D,
+    pub received: Option<&'a [u8]>,
+    pub envelope: Envelope<'a>,
+}
+
+impl<'a, D: Device> Device for FlowDevice<'a, D> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = FlowTx<'t, 'a, D>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, FlowTx<'_, 'a, D>)> {
+        let packet = self.received.take()?;
+        // Most packets need no answer at once: a buffer is asked for only when one does.
+        Some((Received(packet), FlowTx { place: Place::Later(self.device), envelope: &mut self.envelope }))
+    }
+
+    fn transmit(&mut self, now: Instant) -> Option<FlowTx<'_, 'a, D>> {
+        match self.device.transmit(now) {
+            Some(token) => Some(FlowTx { place: Place::Reserved(token), envelope: &mut self.envelope }),
+            None => {
+                *self.envelope.no_room = true;
+                None
+            }
+        }
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities(self.envelope.mtu, self.envelope.checksum)
+    }
+}
+
+pub(crate) struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+enum Place<'t, D: Device + 't> {
+    Reserved(D::TxToken<'t>),
+    Later(&'t mut D),
+}
+
+pub(crate) struct FlowTx<'t, 'a, D: Device + 't> {
+    place: Place<'t, D>,
+    envelope: &'t mut Envelope<'a>,
+}
+
+impl<'t, D: Device + 't> TxToken for FlowTx<'t, '_, D> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let envelope = self.envelope;
+        let header = envelope.link.header_len();
+        let token = match (self.place, envelope.next_hop) {
+            (Place::Reserved(token), Some(_)) => Some(token),
+            (Place::Later(device), Some(_)) => device.transmit(Instant::ZERO),
+            (_, None) => None,
+        };
+        match token {
+            Some(token) => token.consume(header + len, |frame| {
+                let result = f(&mut frame[header..]);
+                envelope.finish(frame);
+                result
+            }),
+            None => {
+                // An immediate answer (duplicate or challenge acknowledgement, reset) without a buffer: lost, as it
+                // might be on the wire. These have no payload: headers of 40 and 60 bytes at most.
+                *envelope.no_room = true;
+                let mut nowhere = [0; 128];
+                f(&mut nowhere[..len.min(128)])
+            }
+        }
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        if let Place::Reserved(token) = &mut self.place {
+            token.set_meta(meta);
+        }
+    }
+}
+
+impl Envelope<'_> {
+    /// Ethernet header and code point of a frame whose IP packet is written; takes note of what it says.
+    fn finish(&mut self, frame: &mut [u8]) {
+        let header = self.link.header_len();
+        let packet = &mut frame[header..];
+        let (ethertype, transport) = match packet[0] >> 4 {
+            4 => {
+                set_tos(packet, self.traffic_class, self.checksum.ipv4.tx());
+                (EthernetProtocol::Ipv4, 20)
+            }
+            _ => {
+                let class = self.traffic_class;
+                packet[0] = packet[0] & 0xf0 | class >> 4;
+                packet[1] = packet[1] & 0x0f | class << 4;
+                (EthernetProtocol::Ipv6, 40)
+            }
+        };
+        if let Some(tcp) = packet[transport..].first_chunk::<20>() {
+            let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+            let payload = packet.len() - transport - usize::from(tcp[12] >> 4) * 4;
+            // SYN and FIN count as a byte each.
+            let controls = u32::from(tcp[13] & 1) + u32::from(tcp[13] >> 1 & 1);
+            self.sent.seq_end =
+                word(4).wrapping_add(u32::try_from(payload).unwrap_or(0)).wrapping_add(controls);
+            self.sent.ack = word(8);
+        }
+        if let Some(next_hop) = self.next_hop {
+            self.link.write_header(frame, next_hop, ethertype);
+        }
+    }
+}
+
+/// Sets the TOS byte of an IPv4 header that had 0 there, and corrects the sum (RFC 1624).
+fn set_tos(packet: &mut [u8], tos: u8, summed: bool) {
+    if tos == 0 {
+        return;
+    }
+    let old = u16::from_be_bytes([packet[0], packet[1]]);
+    packet[1] = tos;
+    if summed {
+        let new = u16::from_be_bytes([packet[0], tos]);
+        let sum = u16::from_be_bytes([packet[10], packet[11]]);
+        let mut total = u32::from(!sum) + u32::from(!old) + u32::from(new);
+        total = (total & 0xffff) + (total >> 16);
+        total = (total & 0xffff) + (total >> 16);
+        let sum = !u16::try_from(total).unwrap_or(0);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}

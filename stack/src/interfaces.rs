@@ -1,0 +1,227 @@
+//! smoltcp's interfaces: one for each MTU in use, made anew for each connection so that its initial sequence number is
+//! ours to choose.
+
+use std::hash::Hasher;
+
+use arrayvec::ArrayVec;
+use siphasher::sip::SipHasher13;
+use smoltcp::iface::{Config, Interface};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress};
+
+use crate::clock::Time;
+use crate::tuple::Tuple;
+
+/// Different MTUs at once; a path that needs yet another shares one with a smaller.
+const MOST: usize = 8;
+
+/// The interfaces.
+pub(crate) struct Interfaces {
+    list: ArrayVec<(usize, Interface), MOST>,
+    checksum: ChecksumCapabilities,
+    isn: IsnKey,
+}
+
+impl Interfaces {
+    pub fn new(mtu: usize, isn: IsnKey) -> Self {
+        let mut checksum = ChecksumCapabilities::default();
+        // Received sums are checked before smoltcp sees a packet, where a wrong one can be counted.
+        (checksum.ipv4, checksum.tcp) = (Checksum::Tx, Checksum::Tx);
+        let mut new = Interfaces { list: ArrayVec::new(), checksum, isn };
+        new.list.push((mtu, make(mtu, &new.checksum, 0)));
+        new
+    }
+
+    /// Leaves out the sums that the device computes.
+    pub fn offload(&mut self, device: &ChecksumCapabilities) {
+        let tx = |checksum: Checksum| if checksum.tx() { Checksum::Tx } else { Checksum::None };
+        (self.checksum.ipv4, self.checksum.tcp) = (tx(device.ipv4), tx(device.tcp));
+        for (mtu, interface) in &mut self.list {
+            *interface = make(*mtu, &self.checksum, 0);
+        }
+    }
+
+    /// What the interfaces compute.
+    pub fn checksum(&self) -> &ChecksumCapabilities {
+        &self.checksum
+    }
+
+    /// The one for packets of at most `mtu` bytes.
+    pub fn for_mtu(&mut self, mtu: usize) -> u8 {
+        let place = match self.list.iter().position(|entry| entry.0 == mtu) {
+            Some(place) => place,
+            None if self.list.is_full() => {
+                let last = MOST - 1;
+                // Smaller than needed is always right, only slower.
+                if self.list[last].0 > mtu {
+                    self.list[last] = (mtu, make(mtu, &self.checksum, 0));
+                }
+                last
+            }
+            None => {
+                self.list.push((mtu, make(mtu, &self.checksum, 0)));
+                self.list.len() - 1
+            }
+        };
+        u8::try_from(place).unwrap_or(0)
+    }
+
+    pub fn get(&mut self, place: u8) -> &mut Interface {
+        &mut self.list[usize::from(place)].1
+    }
+
+    pub fn mtu(&self, place: u8) -> usize {
+        self.list[usize::from(place)].0
+    }
+
+    /// Makes the next initial sequence number drawn from `place` the one of RFC 6528 for `tuple`.
+    pub fn choose_isn(&mut self, place: u8, tuple: &Tuple, now: Time) -> u32 {
+        let isn = self.isn.isn(tuple, now);
+        let (mtu, interface) = &mut self.list[usize::from(place)];
+        *interface = make(*mtu, &self.checksum, seed_for(isn));
+        isn
+    }
+}
+
+fn make(mtu: usize, checksum: &ChecksumCapabilities, seed: u64) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, &mut Description { mtu, checksum }, Instant::ZERO);
+    // The link layer has let through only what is addressed to us.
+    interface.set_any_ip(true);
+    interface
+}
+
+/// The seed from which smoltcp's generator gives `isn` first. The generator is a linear congruential step, which is
+/// undone here, and an output permutation that with three zero bits on top yields bits 29 to 60.
+///
+/// With another generator the numbers would merely be others, still keyed by our secret; a test would tell.
+fn seed_for(isn: u32) -> u64 {
+    const MULTIPLIER: u64 = 0xbb2e_fcec_3c39_611d;
+    const INCREMENT: u64 = 0x7590_ef39;
+    const INVERSE: u64 = inverse(MULTIPLIER);
+    (u64::from(isn) << 29).wrapping_sub(INCREMENT).wrapping_mul(INVERSE)
+}
+
+/// The inverse of an odd number modulo 2^64, by Newton's iteration.
+const fn inverse(odd: u64) -> u64 {
+    let mut x = odd;
+    let mut round = 0;
+    while round < 6 {
+        x = x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x)));
+        round += 1;
+    }
+    x
+}
+
+/// Secret of the initial sequence numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct IsnKey(pub u64, pub u64);
+
+impl IsnKey {
+    /// ISN = M + F(4-tuple, secret), M a clock of 4 µs (RFC 6528 §3): unpredictable from other connections, and later
+    /// than that of an earlier connection with the same tuple.
+    fn isn(&self, tuple: &Tuple, now: Time) -> u32 {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        for end in [tuple.local, tuple.remote] {
+            match end.addr {
+                IpAddress::Ipv4(a) => hasher.write_u32(a.to_bits()),
+                IpAddress::Ipv6(a) => hasher.write_u128(a.to_bits()),
+            }
+            hasher.write_u16(end.port);
+        }
+        let clock = now.ns() / 4000;
+        u32::try_from(hasher.finish().wrapping_add(clock) & 0xffff_ffff).unwrap_or(0)
+    }
+}
+
+/// A device that only says what it is.
+struct Description<'a> {
+    mtu: usize,
+    checksum: &'a ChecksumCapabilities,
+}
+
+/// What smoltcp is to know of a device: no Ethernet (the link layer writes that), this MTU, these sums.
+pub(crate) fn capabilities(mtu: usize, checksum: &ChecksumCapabilities) -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = mtu;
+    capabilities.checksum = checksum.clone();
+    capabilities
+}
+
+/// Neither sends nor receives.
+pub(crate) enum Never {}
+
+impl RxToken for Never {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _f: F) -> R {
+        match self {}
+    }
+}
+
+impl TxToken for Never {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _len: usize, _f: F) -> R {
+        match self {}
+    }
+}
+
+impl Device for Description<'_> {
+    type RxToken<'t>
+        = Never
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Never
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Never, Never)> {
+        None
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Never> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities(self.mtu, self.checksum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smoltcp::wire::IpEndpoint;
+
+    #[test]
+    fn the_inverse_is_one() {
+        for odd in [1, 3, 0xbb2e_fcec_3c39_611d, u64::MAX] {
+            assert_eq!(odd.wrapping_mul(inverse(odd)), 1);
+        }
+    }
+
+    #[test]
+    fn later_connections_of_a_tuple_start_later_and_others_elsewhere() {
+        let key = IsnKey(1, 2);
+        let at = |port| Tuple {
+            local: IpEndpoint::new(IpAddress::v4(10, 0, 0, 1), port),
+            remote: IpEndpoint::new(IpAddress::v4(10, 0, 0, 2), 80),
+        };
+        let first = key.isn(&at(1000), Time::from_ms(0));
+        let later = key.isn(&at(1000), Time::from_ms(1000));
+        assert_eq!(later.wrapping_sub(first), 250_000);
+        assert_ne!(first, key.isn(&at(1001), Time::from_ms(0)));
+        assert_ne!(first, IsnKey(1, 3).isn(&at(1000), Time::from_ms(0)));
+    }
+
+    #[test]
+    fn more_paths_than_interfaces_share_the_smallest() {
+        let mut interfaces = Interfaces::new(1500, IsnKey(0, 0));
+        assert_eq!(interfaces.for_mtu(1500), 0);
+        for mtu in (600..1400).rev().step_by(50) {
+            let place = interfaces.for_mtu(mtu);
+            assert!(interfaces.mtu(place) <= mtu);
+        }
+    }
+}

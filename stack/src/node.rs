@@ -1,0 +1,218 @@
+//! One core's stack: the only caller of the rest.
+
+use arrayvec::ArrayVec;
+use smoltcp::phy::Device;
+
+use crate::clock::Time;
+use crate::config::{ConfigError, StackConfig};
+use crate::core::Core;
+use crate::emit::DeviceOut;
+use crate::icmp::ECHO_HEADER_LEN;
+use crate::link::{Ingress, IpPacket};
+use crate::net::Net;
+use crate::prefetch::prefetch;
+use crate::service::Service;
+use crate::tuple::{Peek, Tuple};
+
+mod configure;
+mod egress;
+mod icmp;
+mod ingress;
+mod run;
+
+pub use configure::Learnt;
+
+/// Frames that are looked up ahead of being processed.
+const BURST: usize = 64;
+/// Timers that are looked at in one turn; the rest follows in the next.
+const TIMERS_PER_TURN: usize = 4096;
+
+/// TCP/IP of one core, with the service that runs on it.
+pub struct Stack<S> {
+    core: Core,
+    service: S,
+    begun: bool,
+}
+
+/// What a frame probably is, for the prefetch.
+type Hint = Option<(Tuple, u64)>;
+
+impl<S: Service> Stack<S> {
+    /// A stack at rest. The service is started by the first call that has a device.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: a value out of range.
+    pub fn new(config: StackConfig, service: S, now: Time) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Stack { core: Core::new(config, now), service, begun: false })
+    }
+
+    fn begin<D: Device>(&mut self, now: Time, device: &mut D) {
+        self.core.now = now;
+        if !self.begun {
+            self.begun = true;
+            self.core.adopt(&device.capabilities());
+            let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
+            self.service.start(&mut net);
+        }
+        self.events(device);
+    }
+
+    /// Takes in one burst of Ethernet frames: all flows are looked up and prefetched first. Services hear of datagrams
+    /// at once, of connections in [`turn`](Self::turn). Does not allocate in steady state; answers that need no flow
+    /// (ARP, echo, resets) leave through `device` at once, as far as it has room.
+    pub fn receive<'f, D: Device>(
+        &mut self,
+        now: Time,
+        frames: impl Iterator<Item = &'f [u8]>,
+        device: &mut D,
+    ) {
+        self.begin(now, device);
+        let mut frames = frames.fuse();
+        let mut burst: ArrayVec<&'f [u8], BURST> = ArrayVec::new();
+        let mut hints: ArrayVec<Hint, BURST> = ArrayVec::new();
+        let mut guesses: ArrayVec<u32, BURST> = ArrayVec::new();
+        loop {
+            burst.clear();
+            hints.clear();
+            guesses.clear();
+            for frame in frames.by_ref().take(BURST) {
+                prefetch(frame.as_ptr() as usize, 2);
+                burst.push(frame);
+            }
+            if burst.is_empty() {
+                return;
+            }
+            for frame in &burst {
+                let tuple = Peek::frame(frame).and_then(|peek| peek.tcp(frame));
+                let hint = tuple.map(|tuple| (tuple, self.core.flows.hash(&tuple)));
+                if let Some(index) = hint.and_then(|(_, hash)| self.core.flows.guess(hash)) {
+                    self.core.flows.prefetch_slot(index);
+                    guesses.push(index);
+                }
+                hints.push(hint);
+            }
+            if burst.len() > 1 {
+                guesses.iter().for_each(|index| self.core.flows.prefetch_socket(*index));
+            }
+            for (frame, hint) in burst.iter().zip(&hints) {
+                self.frame(frame, hint, device);
+            }
+        }
+    }
+
+    fn frame<D: Device>(&mut self, frame: &[u8], hint: &Hint, device: &mut D) {
+        if hint.is_none()
+            && let Some(dhcp) = &mut self.core.dhcp
+            && dhcp.receive(self.core.now, frame)
+        {
+            return self.core.leases();
+        }
+        let ingress = self.core.link.receive(self.core.now, frame, &mut DeviceOut(device));
+        match ingress {
+            Ingress::Tcp(packet) => {
+                self.core.segment(&packet, hint, device);
+                self.core.link.recycle(packet);
+            }
+            Ingress::Udp(packet) => {
+                self.datagram(&packet, device);
+                self.core.link.recycle(packet);
+            }
+            Ingress::EchoReply { packet, ident, seq } => {
+                let data = packet.payload().get(ECHO_HEADER_LEN..).unwrap_or(&[]);
+                let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
+                self.service.pong(packet.src, ident, seq, data, &mut net);
+                self.core.link.recycle(packet);
+            }
+            Ingress::IcmpError(error) => self.icmp_error(&error, device),
+            // DHCP's are taken out before the link layer, on the core that asks.
+            Ingress::Dhcp(packet) => self.core.link.recycle(packet),
+            Ingress::Consumed => {}
+        }
+    }
+
+    fn datagram<D: Device>(&mut self, packet: &IpPacket<'_>, device: &mut D) {
+        let core = &mut self.core;
+        if core.resolver.receive(core.now, packet.src, packet.dst, packet.payload()) {
+            return self.answers(device);
+        }
+        if let Some(got) = core.udp.receive(&mut core.link, core.now, packet, &mut DeviceOut(device)) {
+            let mut net = Net { core, out: &mut DeviceOut(device) };
+            self.service.datagram(got.socket, got.from, got.to, got.data, &mut net);
+        }
+    }
+
+    /// Runs the flows that were touched, the timers that are due, and the service's own turn; sends what they have to
+    /// send, urgent flows first, a limited number of frames each. What the device has no room for stays ready for the
+    /// next turn. Does not allocate in steady state. Returns whether anything was done.
+    pub fn turn<D: Device>(&mut self, now: Time, device: &mut D) -> bool {
+        self.begin(now, device);
+        let core = &mut self.core;
+        let mut done = core.link.turn(now, &mut DeviceOut(device));
+        done |= core.configure_turn(&mut DeviceOut(device));
+        done |= core.resolver_turn(&mut DeviceOut(device));
+        core.time_wait.expire(now);
+        done |= core.expire_timers() > 0;
+        self.events(device);
+        self.answers(device);
+        done |= self.run_ready(device);
+        self.core.wake_at = None;
+        let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
+        done |= self.service.turn(&mut net);
+        // What the service has just written leaves in this turn.
+        done | self.run_ready(device)
+    }
+
+    /// When the next turn is due if no frame comes before: at once if a flow is ready. `None`: never.
+    pub fn poll_at(&self) -> Option<Time> {
+        let core = &self.core;
+        if !core.ready.is_empty() || !self.begun {
+            return Some(core.now);
+        }
+        let dhcp = core.dhcp.as_ref().and_then(|dhcp| dhcp.poll_at());
+        let own = [core.timers.next(), core.link.poll_at(), core.resolver.poll_at(), dhcp, core.wake_at];
+        own.into_iter().flatten().min()
+    }
+
+    /// The service.
+    pub fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// The service.
+    pub fn service_mut(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    /// Tells the service, through [`Net::winding_down`], that the engine is about to stop.
+    pub fn wind_down(&mut self) {
+        self.core.winding_down = true;
+    }
+
+    /// Visits all counters and gauges: the stack's, the link layer's, the service's. Drops are under their reason.
+    pub fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let core = &self.core;
+        core.counters.visit(visit);
+        visit("flows", core.flows.len() as u64);
+        visit("half_open", core.half_open.len as u64);
+        visit("time_wait", core.time_wait.len() as u64);
+        visit("buffers_lent", core.flows.buffers_lent() as u64);
+        visit("queries", core.resolver.in_use() as u64);
+        core.udp.counters(visit);
+        core.link.counters(visit);
+        self.service.counters(visit);
+    }
+
+    /// Drains the latencies that the service recorded: slot and nanoseconds.
+    pub fn samples(&mut self, record: &mut dyn FnMut(usize, u64)) {
+        self.core.samples.drain(..).for_each(|(slot, ns)| record(slot, ns));
+    }
+
+    /// Whether there is no flow and nothing pending. TIME-WAIT does not count.
+    pub fn is_idle(&self) -> bool {
+        self.core.flows.len() == 0 && self.core.link.is_idle()
+    }
+}
+
+#[cfg(test)]
+mod tests;

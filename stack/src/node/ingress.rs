@@ -1,0 +1,220 @@
+//! A TCP segment's way to its flow, or to the answer that it gets without one.
+
+use smoltcp::phy::Device;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::{
+    IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+};
+
+use super::Hint;
+use crate::core::Core;
+use crate::emit::{DeviceOut, Envelope, FlowDevice};
+use crate::error::Closed;
+use crate::flow::{Flow, Phase};
+use crate::id::ListenerId;
+use crate::link::IpPacket;
+use crate::time_wait::Verdict;
+use crate::tuple::Tuple;
+
+impl Core {
+    /// Takes in a segment. `hint` is what the frame was taken for before it was checked.
+    pub(super) fn segment<D: Device>(&mut self, packet: &IpPacket<'_>, hint: &Hint, device: &mut D) {
+        let Ok(tcp) = TcpPacket::new_checked(packet.payload()) else {
+            self.counters.bad_tcp_header += 1;
+            return;
+        };
+        let tuple = Tuple {
+            local: IpEndpoint::new(packet.dst, tcp.dst_port()),
+            remote: IpEndpoint::new(packet.src, tcp.src_port()),
+        };
+        let hash = match hint {
+            Some((hinted, hash)) if *hinted == tuple => *hash,
+            _ => self.flows.hash(&tuple),
+        };
+        if !tcp.verify_checksum(&packet.src, &packet.dst) {
+            self.counters.bad_tcp_checksum += 1;
+            return;
+        }
+        match self.flows.find(hash, &tuple) {
+            Some(index) => {
+                self.counters.tcp_segments += 1;
+                self.feed(index, packet.bytes(), tcp.rst(), device);
+            }
+            None => self.stray(packet, &tcp, tuple, hash, device),
+        }
+    }
+
+    /// Gives a flow its segment and puts it on the ready list.
+    fn feed<D: Device>(&mut self, index: u32, packet: &[u8], rst: bool, device: &mut D) {
+        let flow = self.flows.at(index);
+        let instant = flow.clock.instant(self.now);
+        let before = flow.socket().state();
+        let mut no_room = false;
+        let mtu = self.interfaces.mtu(flow.interface);
+        let checksum = self.interfaces.checksum().clone();
+        let interface = self.interfaces.get(flow.interface);
+        let Flow { set, sent, next_hop, traffic_class, .. } = flow;
+        let envelope = Envelope {
+            link: &self.link,
+            next_hop: *next_hop,
+            traffic_class: *traffic_class,
+            mtu,
+            checksum: &checksum,
+            sent,
+            no_room: &mut no_room,
+        };
+        let mut one = FlowDevice { device, received: Some(packet), envelope };
+        interface.poll_ingress_single(instant, &mut one, set);
+        self.counters.answer_no_room += u64::from(no_room);
+        flow.heard = self.now;
+        let after = flow.socket().state();
+        if after != before && after == State::Closed && flow.why.is_none() {
+            flow.why = Some(match (rst, flow.phase) {
+                (true, Phase::Connecting) => Closed::Refused,
+                (true, _) => Closed::Reset,
+                (false, _) => Closed::Done,
+            });
+        }
+        self.touch(index);
+    }
+
+    /// A segment of no connection.
+    fn stray<D: Device>(
+        &mut self,
+        packet: &IpPacket<'_>,
+        tcp: &TcpPacket<&[u8]>,
+        tuple: Tuple,
+        hash: u64,
+        device: &mut D,
+    ) {
+        let (syn, ack, rst) = (tcp.syn(), tcp.ack(), tcp.rst());
+        let seq = u32::from_ne_bytes(tcp.seq_number().0.to_ne_bytes());
+        let len = u32::try_from(tcp.segment_len()).unwrap_or(u32::MAX);
+        if let Some(old) = self.time_wait.find(hash, &tuple, self.now) {
+            match old.judge(syn, ack, rst, seq, len) {
+                Verdict::Ignore => return,
+                Verdict::Acknowledge => {
+                    self.counters.time_wait_answered += 1;
+                    self.answer(&tuple, TcpControl::None, old.snd_nxt, Some(old.rcv_nxt), device);
+                    return;
+                }
+                Verdict::Reopen if self.listeners.find(tuple.local).is_some() => {
+                    self.time_wait.remove(hash, &tuple);
+                    self.counters.time_wait_reopened += 1;
+                }
+                Verdict::Reopen => {}
+            }
+        }
+        if rst {
+            self.counters.no_flow += 1;
+            return;
+        }
+        if syn && !ack && !tcp.fin() {
+            match self.listeners.find(tuple.local) {
+                Some(listener) => return self.open(listener, packet, tuple, hash, device),
+                None => self.counters.no_listener += 1,
+            }
+        } else {
+            self.counters.no_flow += 1;
+        }
+        if !self.resets.take(self.now) {
+            self.counters.resets_limited += 1;
+            return;
+        }
+        self.counters.resets_sent += 1;
+        // RFC 9293 §3.10.7.1: at the place the peer acknowledges, or at 0 with an acknowledgement of all it sent.
+        match ack {
+            true => {
+                let seq = u32::from_ne_bytes(tcp.ack_number().0.to_ne_bytes());
+                self.answer(&tuple, TcpControl::Rst, seq, None, device);
+            }
+            false => self.answer(&tuple, TcpControl::Rst, 0, Some(seq.wrapping_add(len)), device),
+        }
+    }
+
+    /// A SYN to a listener: a new flow with a socket in LISTEN, which is given the SYN.
+    fn open<D: Device>(
+        &mut self,
+        id: ListenerId,
+        packet: &IpPacket<'_>,
+        tuple: Tuple,
+        hash: u64,
+        device: &mut D,
+    ) {
+        let Some(listener) = self.listeners.get(id) else { return };
+        let options = listener.options;
+        // The oldest makes room: a flood then displaces itself, and a handshake that takes one round trip survives as
+        // long as the flood does not fill the list within that time.
+        let victim = if listener.half_open >= options.backlog.max(1) {
+            self.half_open.oldest(&self.flows, Some(id))
+        } else if self.half_open.len >= self.config.limits.half_open || self.flows.is_full() {
+            self.half_open.oldest(&self.flows, None)
+        } else {
+            None
+        };
+        if let Some(victim) = victim {
+            self.counters.half_open_full += 1;
+            self.drop_flow(victim);
+        }
+        let scale = self.config.clock_scale;
+        let Some(index) = self.flows.insert(tuple, hash, &options.tcp, scale, self.now) else {
+            self.counters.flows_full += 1;
+            return;
+        };
+        self.timers.cover(index);
+        let interface = self.interfaces.for_mtu(self.link.path_mtu(tuple.remote.addr));
+        self.interfaces.choose_isn(interface, &tuple, self.now);
+        let urgent = self.config.urgent(options.tcp.dscp);
+        let flow = self.flows.at(index);
+        flow.phase = Phase::HalfOpen;
+        flow.interface = interface;
+        flow.urgent = urgent;
+        flow.listener = Some(id);
+        let listening = flow.socket_mut().listen(tuple.local);
+        debug_assert!(listening.is_ok(), "a fresh socket, and a port that is not 0");
+        self.half_open.push(&mut self.flows, index);
+        if let Some(listener) = self.listeners.get(id) {
+            listener.half_open += 1;
+        }
+        self.feed(index, packet.bytes(), false, device);
+        if self.flows.peek(index).socket().state() != State::SynReceived {
+            // smoltcp did not like it (malformed options, an unspecified address).
+            self.counters.bad_tcp_header += 1;
+            self.drop_flow(index);
+        }
+    }
+
+    /// A segment without a flow and without data.
+    fn answer<D: Device>(
+        &mut self,
+        tuple: &Tuple,
+        control: TcpControl,
+        seq: u32,
+        ack: Option<u32>,
+        device: &mut D,
+    ) {
+        let number = |n: u32| TcpSeqNumber(i32::from_ne_bytes(n.to_ne_bytes()));
+        let repr = TcpRepr {
+            src_port: tuple.local.port,
+            dst_port: tuple.remote.port,
+            control,
+            seq_number: number(seq),
+            ack_number: ack.map(number),
+            window_len: 0,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        let (src, dst): (IpAddress, IpAddress) = (tuple.local.addr, tuple.remote.addr);
+        let ip = IpRepr::new(src, dst, IpProtocol::Tcp, repr.buffer_len(), 64);
+        let checksum = self.interfaces.checksum().clone();
+        let mut fill = |payload: &mut [u8]| {
+            repr.emit(&mut TcpPacket::new_unchecked(payload), &src, &dst, &checksum);
+        };
+        let sent = self.link.send_ip(self.now, ip, &mut fill, &mut DeviceOut(device));
+        self.counters.answer_no_room += u64::from(sent.is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! The ready flows: what happened is told to the service, what is to be sent is sent, what is over is ended.
+
+use smoltcp::phy::Device;
+use smoltcp::socket::tcp::State;
+
+use super::egress::Egress;
+use super::{Stack, TIMERS_PER_TURN};
+use crate::clock::Time;
+use crate::conn::Conn;
+use crate::core::Core;
+use crate::emit::DeviceOut;
+use crate::error::Closed;
+use crate::flow::Phase;
+use crate::flows::NIL;
+use crate::net::Net;
+use crate::service::Service;
+
+impl<S: Service> Stack<S> {
+    /// Runs the flows that are ready now, each once; those with more to do stay ready. Returns whether there were any.
+    pub(super) fn run_ready<D: Device>(&mut self, device: &mut D) -> bool {
+        // Flows that become ready meanwhile (a service writes to another connection, connects anew) have their run
+        // too, but no endless one: at most as many again, and a few.
+        let mut budget = self.core.ready.len() * 2 + 64;
+        let any = !self.core.ready.is_empty();
+        let mut again = std::mem::take(&mut self.core.again);
+        while budget > 0
+            && let Some(index) = self.core.ready.pop()
+        {
+            budget -= 1;
+            self.core.flows.at(index).queued = false;
+            match self.run(index, device) {
+                Some(Egress::NoRoom) => {
+                    // The others would not fare better.
+                    self.core.counters.egress_no_room += 1;
+                    again.push(index);
+                    break;
+                }
+                Some(Egress::More) => again.push(index),
+                _ => {}
+            }
+        }
+        again.drain(..).for_each(|index| self.core.touch(index));
+        self.core.again = again;
+        any
+    }
+
+    /// Runs one flow.
+    fn run<D: Device>(&mut self, index: u32, device: &mut D) -> Option<Egress> {
+        if self.core.flows.peek(index).phase == Phase::Vacant {
+            return None;
+        }
+        self.core.running = index;
+        let end = self.run_live(index, device);
+        self.core.running = NIL;
+        end
+    }
+
+    fn run_live<D: Device>(&mut self, index: u32, device: &mut D) -> Option<Egress> {
+        self.tell(index, device);
+        let flow = self.core.flows.peek(index);
+        if flow.phase == Phase::Unread {
+            return self.run_unread(index, device);
+        }
+        let has_peer = flow.socket().remote_endpoint().is_some();
+        let end = if has_peer { self.core.egress(index, device) } else { Egress::Idle };
+        let flow = self.core.flows.peek(index);
+        let over = match flow.socket().state() {
+            // Its reset is sent, or cannot be.
+            State::Closed => end != Egress::NoRoom,
+            // Back from SYN-RECEIVED by a reset.
+            State::Listen => true,
+            // The peer's FIN is acknowledged.
+            State::TimeWait => end == Egress::Idle,
+            _ if end == Egress::NoRoute && flow.phase == Phase::Connecting => {
+                self.finish(index, Closed::NoRoute, device);
+                return None;
+            }
+            _ => false,
+        };
+        if !over {
+            return Some(end);
+        }
+        let why = flow.why.unwrap_or(Closed::Done);
+        if flow.socket().state() == State::TimeWait && why == Closed::Done {
+            self.core.enter_time_wait(index);
+        }
+        self.finish(index, why, device);
+        None
+    }
+
+    /// Tells the service what happened since it was last told.
+    fn tell<D: Device>(&mut self, index: u32, device: &mut D) {
+        let flow = self.core.flows.at(index);
+        let synchronized = !matches!(
+            flow.socket().state(),
+            State::Closed | State::Listen | State::SynSent | State::SynReceived
+        );
+        match flow.phase {
+            Phase::HalfOpen if synchronized => {
+                flow.phase = Phase::Open;
+                self.core.leave_half_open(index);
+                self.core.counters.accepted += 1;
+                self.service.accept(&mut Conn { core: &mut self.core, out: &mut DeviceOut(device), index });
+            }
+            Phase::Connecting if synchronized => {
+                flow.phase = Phase::Open;
+                self.core.counters.connected += 1;
+                self.service.connected(&mut Conn {
+                    core: &mut self.core,
+                    out: &mut DeviceOut(device),
+                    index,
+                });
+            }
+            Phase::HalfOpen if matches!(flow.socket().state(), State::Closed | State::Listen) => {
+                self.core.counters.half_open_reset += u64::from(flow.why != Some(Closed::TimedOut));
+            }
+            _ => {}
+        }
+        let flow = self.core.flows.at(index);
+        if flow.phase != Phase::Open {
+            return;
+        }
+        flow.note_edges();
+        if std::mem::take(&mut flow.edge) && flow.socket().state() != State::Closed {
+            self.service.ready(&mut Conn { core: &mut self.core, out: &mut DeviceOut(device), index });
+        } else if flow.why == Some(Closed::Done) && flow.socket().recv_queue() > 0 {
+            // Closed by the last acknowledgement; bytes that came before are still to be told of.
+            self.service.ready(&mut Conn { core: &mut self.core, out: &mut DeviceOut(device), index });
+        }
+    }
+
+    /// A finished connection whose bytes are being read.
+    fn run_unread<D: Device>(&mut self, index: u32, device: &mut D) -> Option<Egress> {
+        let flow = self.core.flows.peek(index);
+        let left = flow.socket().recv_queue();
+        let late = self.core.now >= flow.deadline(&self.core.config.limits);
+        let aborted = flow.why == Some(Closed::Aborted);
+        if left == 0 || late || aborted {
+            self.core.counters.unread_discarded += left as u64;
+            self.end(index, if aborted { Closed::Aborted } else { Closed::Done }, device);
+        }
+        None
+    }
+
+    /// The flow is over: at once, or when its bytes have been read.
+    fn finish<D: Device>(&mut self, index: u32, why: Closed, device: &mut D) {
+        let flow = self.core.flows.at(index);
+        if why == Closed::Done && flow.phase == Phase::Open && flow.socket().recv_queue() > 0 {
+            flow.phase = Phase::Unread;
+            flow.heard = self.core.now;
+            self.core.flows.forget_tuple(index);
+            self.core.set_timer(index, Time::MAX);
+            return;
+        }
+        self.end(index, why, device);
+    }
+
+    fn end<D: Device>(&mut self, index: u32, why: Closed, device: &mut D) {
+        let flow = self.core.flows.peek(index);
+        let (id, tag) = (self.core.flows.id(index), flow.tag);
+        let known = matches!(flow.phase, Phase::Open | Phase::Connecting | Phase::Unread);
+        self.core.drop_flow(index);
+        self.core.running = NIL;
+        if known {
+            self.core.count_closed(why);
+            let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
+            self.service.closed(id, tag, why, &mut net);
+        }
+    }
+}
+
+impl Core {
+    /// Puts flows on the ready list whose time has come. Returns how many timers were looked at.
+    pub(super) fn expire_timers(&mut self) -> usize {
+        let now = self.now;
+        let mut due = std::mem::take(&mut self.due);
+        let looked_at = self.timers.expire(now, TIMERS_PER_TURN, |index| due.push(index));
+        for index in due.drain(..) {
+            let flow = self.flows.peek(index);
+            if flow.phase != Phase::Unread && now >= flow.deadline(&self.config.limits) {
+                self.counters.half_open_timeout += u64::from(flow.phase == Phase::HalfOpen);
+                self.fail(index, Closed::TimedOut);
+            } else {
+                self.touch(index);
+            }
+        }
+        self.due = due;
+        looked_at
+    }
+
+    /// Remembers a connection whose socket is about to go.
+    fn enter_time_wait(&mut self, index: u32) {
+        let flow = self.flows.peek(index);
+        let (tuple, hash, sent) = (flow.tuple, flow.hash, flow.sent);
+        self.flows.forget_tuple(index);
+        let early = self.time_wait.insert(tuple, hash, sent.seq_end, sent.ack, self.now);
+        self.counters.time_wait_full += u64::from(early);
+    }
+}

@@ -1,0 +1,4 @@
+//! Two stacks, joined by a wire in memory, on a clock of their own.
+
+mod basics;
+mod harness;
