@@ -10,7 +10,7 @@ use super::Hint;
 use crate::core::Core;
 use crate::emit::{DeviceOut, Envelope, FlowDevice};
 use crate::error::Closed;
-use crate::flow::{Flow, Phase};
+use crate::flow::{Flow, Phase, Sent};
 use crate::id::ListenerId;
 use crate::link::IpPacket;
 use crate::time_wait::Verdict;
@@ -38,14 +38,20 @@ impl Core {
         match self.flows.find(hash, &tuple) {
             Some(index) => {
                 self.counters.tcp_segments += 1;
-                self.feed(index, packet.bytes(), tcp.rst(), device);
+                if self.feed(index, packet.bytes(), tcp.rst(), device) {
+                    // Nothing is unacknowledged in either direction once this segment is, so it says where both
+                    // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
+                    let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
+                    let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
+                    self.flows.at(index).sent = Sent { seq_end: number(ack), ack: number(seq) };
+                }
             }
             None => self.stray(packet, &tcp, tuple, hash, device),
         }
     }
 
-    /// Gives a flow its segment and puts it on the ready list.
-    fn feed<D: Device>(&mut self, index: u32, packet: &[u8], rst: bool, device: &mut D) {
+    /// Gives a flow its segment and puts it on the ready list. Returns whether that brought it into TIME-WAIT.
+    fn feed<D: Device>(&mut self, index: u32, packet: &[u8], rst: bool, device: &mut D) -> bool {
         let flow = self.flows.at(index);
         let instant = flow.clock.instant(self.now);
         let before = flow.socket().state();
@@ -76,6 +82,7 @@ impl Core {
             });
         }
         self.touch(index);
+        after != before && after == State::TimeWait
     }
 
     /// A segment of no connection.
@@ -185,7 +192,7 @@ impl Core {
     }
 
     /// A segment without a flow and without data.
-    fn answer<D: Device>(
+    pub(super) fn answer<D: Device>(
         &mut self,
         tuple: &Tuple,
         control: TcpControl,

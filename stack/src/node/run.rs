@@ -2,6 +2,7 @@
 
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp::State;
+use smoltcp::wire::TcpControl;
 
 use super::egress::Egress;
 use super::{Stack, TIMERS_PER_TURN};
@@ -61,6 +62,11 @@ impl<S: Service> Stack<S> {
         if flow.phase == Phase::Unread {
             return self.run_unread(index, device);
         }
+        if flow.socket().state() == State::TimeWait && flow.why.is_none_or(|why| why == Closed::Done) {
+            self.core.enter_time_wait(index, device);
+            self.finish(index, Closed::Done, device);
+            return None;
+        }
         let has_peer = flow.socket().remote_endpoint().is_some();
         let end = if has_peer { self.core.egress(index, device) } else { Egress::Idle };
         let flow = self.core.flows.peek(index);
@@ -69,8 +75,8 @@ impl<S: Service> Stack<S> {
             State::Closed => end != Egress::NoRoom,
             // Back from SYN-RECEIVED by a reset.
             State::Listen => true,
-            // The peer's FIN is acknowledged.
-            State::TimeWait => end == Egress::Idle,
+            // Aborted: nothing is owed to the peer.
+            State::TimeWait => true,
             _ if end == Egress::NoRoute && flow.phase == Phase::Connecting => {
                 self.finish(index, Closed::NoRoute, device);
                 return None;
@@ -81,9 +87,6 @@ impl<S: Service> Stack<S> {
             return Some(end);
         }
         let why = flow.why.unwrap_or(Closed::Done);
-        if flow.socket().state() == State::TimeWait && why == Closed::Done {
-            self.core.enter_time_wait(index);
-        }
         self.finish(index, why, device);
         None
     }
@@ -188,12 +191,14 @@ impl Core {
         looked_at
     }
 
-    /// Remembers a connection whose socket is about to go.
-    fn enter_time_wait(&mut self, index: u32) {
+    /// Acknowledges the peer's FIN, and remembers a connection whose socket is about to go. If there is no room for the
+    /// acknowledgement, the peer asks again.
+    fn enter_time_wait<D: Device>(&mut self, index: u32, device: &mut D) {
         let flow = self.flows.peek(index);
         let (tuple, hash, sent) = (flow.tuple, flow.hash, flow.sent);
         self.flows.forget_tuple(index);
         let early = self.time_wait.insert(tuple, hash, sent.seq_end, sent.ack, self.now);
         self.counters.time_wait_full += u64::from(early);
+        self.answer(&tuple, TcpControl::None, sent.seq_end, Some(sent.ack), device);
     }
 }
