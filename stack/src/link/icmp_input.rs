@@ -107,9 +107,12 @@ impl Link {
             return Ingress::Consumed;
         }
         let kind = message.msg_type();
+        let ours = self.routes.is_ours(packet.src);
         match kind {
-            _ if kind.is_ndisc() => self.ndisc(now, &packet, (src, dst), out),
-            _ if src.is_unspecified() => self.counters.bad_source_address += 1,
+            _ if kind.is_ndisc() && (!ours || kind == Icmpv6Message::NeighborAdvert) => {
+                self.ndisc(now, &packet, (src, dst), out);
+            }
+            _ if ours || src.is_unspecified() => self.counters.bad_source_address += 1,
             Icmpv6Message::EchoRequest if !group => self.echo(now, &packet, out),
             Icmpv6Message::EchoReply if !group => return echo_reply(packet),
             _ if kind.is_error() => {

@@ -60,12 +60,13 @@ impl Link {
                 return Ingress::Consumed;
             }
         };
-        // Only neighbour discovery speaks without an address (RFC 4862 §5.4).
+        // Only neighbour discovery speaks without an address, or from ours when another station has it too
+        // (RFC 4862 §5.4); ICMPv6 input sorts that out.
         let bad = src.is_multicast()
             || src.is_loopback()
             || src.to_ipv4_mapped().is_some()
-            || (src.is_unspecified() && upper.protocol != IpProtocol::Icmpv6)
-            || self.routes.is_ours(src.into());
+            || (upper.protocol != IpProtocol::Icmpv6
+                && (src.is_unspecified() || self.routes.is_ours(src.into())));
         if bad {
             self.counters.bad_source_address += 1;
             return Ingress::Consumed;
