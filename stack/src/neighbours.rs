@@ -282,9 +282,7 @@ impl Neighbours {
     /// The next thing that is due; `None` when there is nothing more. Call until `None`: together one walk
     /// over the table, and none at all before something is due.
     pub(crate) fn due(&mut self, now: Time) -> Option<Due> {
-        let Some(mut walk) = self.walk.take().or_else(|| self.begin_walk(now)) else {
-            return None;
-        };
+        let mut walk = self.walk.take().or_else(|| self.begin_walk(now))?;
         while walk.at < self.slots.len() {
             let (due, entry) = (now + RETRANSMIT, &mut self.slots[walk.at]);
             let (address, mac) = (entry.address, entry.mac);

@@ -16,7 +16,6 @@ const VID_MASK: u16 = 0x0fff;
 /// An Ethernet frame for us.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ethernet<'f> {
-    pub(super) src: EthernetAddress,
     /// Sent to a group or to everybody, not to us alone.
     pub(super) group: bool,
     pub(super) ethertype: EthernetProtocol,
@@ -78,7 +77,7 @@ impl Link {
             self.counters.wrong_vlan += 1;
             return None;
         }
-        Some(Ethernet { src, group, ethertype: ethertype.into(), payload })
+        Some(Ethernet { group, ethertype: ethertype.into(), payload })
     }
 
     /// Whether we are in the group with this Ethernet address.

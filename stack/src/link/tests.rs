@@ -1,6 +1,9 @@
 //! The link layer against crafted frames. Frames are built with etherparse or by hand, so that their lengths
 //! and checksums do not come from the code under test.
 
+// Tests make bytes out of counters all the time.
+#![allow(clippy::cast_possible_truncation)]
+
 use core::time::Duration;
 
 use etherparse::PacketBuilder;

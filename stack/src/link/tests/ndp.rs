@@ -178,7 +178,8 @@ fn static_addresses_are_probed_and_conflicts_reported() {
     bench.events();
     bench.receive(&advert(OUR6, Some(PEER_MAC), NdiscNeighborFlags::OVERRIDE));
     assert_eq!(bench.events(), [Event::Conflict { address: OUR6.into(), mac: PEER_MAC }]);
-    let (src, dst, _) = parse(&bench.wire.take()[0]).clone();
+    let frames = bench.wire.take();
+    let (src, dst, _) = parse(&frames[0]);
     assert_eq!((src, dst), (OUR6, ALL_NODES), "defended");
 }
 
