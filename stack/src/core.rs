@@ -78,6 +78,14 @@ impl Ready {
         self.urgent.pop_front().or_else(|| self.normal.pop_front())
     }
 
+    pub fn pop_urgent(&mut self) -> Option<u32> {
+        self.urgent.pop_front()
+    }
+
+    pub fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
     pub fn len(&self) -> usize {
         self.urgent.len() + self.normal.len()
     }

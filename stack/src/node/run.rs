@@ -8,7 +8,7 @@ use super::egress::Egress;
 use super::{Stack, TIMERS_PER_TURN};
 use crate::clock::Time;
 use crate::conn::Conn;
-use crate::core::Core;
+use crate::core::{Core, Ready};
 use crate::emit::DeviceOut;
 use crate::error::Closed;
 use crate::flow::Phase;
@@ -19,13 +19,18 @@ use crate::service::Service;
 impl<S: Service> Stack<S> {
     /// Runs the flows that are ready now, each once; those with more to do stay ready. Returns whether there were any.
     pub(super) fn run_ready<D: Device>(&mut self, device: &mut D) -> bool {
+        self.run_some(device, Ready::pop)
+    }
+
+    /// As [`run_ready`](Self::run_ready), of those flows that `next` takes off the list.
+    fn run_some<D: Device>(&mut self, device: &mut D, next: fn(&mut Ready) -> Option<u32>) -> bool {
         // Flows that become ready meanwhile (a service writes to another connection, connects anew) have their run
         // too, but no endless one: at most as many again, and a few.
         let mut budget = self.core.ready.len() * 2 + 64;
         let any = !self.core.ready.is_empty();
         let mut again = std::mem::take(&mut self.core.again);
         while budget > 0
-            && let Some(index) = self.core.ready.pop()
+            && let Some(index) = next(&mut self.core.ready)
         {
             budget -= 1;
             self.core.flows.at(index).queued = false;
@@ -43,6 +48,16 @@ impl<S: Service> Stack<S> {
         again.drain(..).for_each(|index| self.core.touch(index));
         self.core.again = again;
         any
+    }
+
+    /// Runs the urgent flows that are ready, and no others: for a device that keeps room for them, as long as it tells
+    /// them from the rest. Before [`turn`](Self::turn), which runs all. Returns whether there were any.
+    pub fn turn_urgent<D: Device>(&mut self, now: Time, device: &mut D) -> bool {
+        if !self.core.ready.has_urgent() {
+            return false;
+        }
+        self.begin(now, device);
+        self.run_some(device, Ready::pop_urgent)
     }
 
     /// Runs one flow.
