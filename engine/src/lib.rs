@@ -6,7 +6,8 @@
 //!                   one thread a core: Lcore ──► rx_burst ─► Program ─► tx_burst
 //! ```
 //!
-//! This crate knows no IP. The loop is `lcore.rs`; what runs on it implements [`Program`].
+//! The loop is `lcore.rs`; what runs on it implements [`Program`] and knows frames. One program is a TCP/IP host:
+//! [`StackNode`].
 
 // Tests make bytes out of counters all the time.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -15,8 +16,10 @@ pub mod config;
 pub mod latency;
 mod launch;
 mod lcore;
+mod phy;
 mod program;
 mod queue;
+mod stack_node;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod tsc;
@@ -25,4 +28,6 @@ pub use launch::{Engine, PortIndex, Running, StartError, StopError};
 pub use pmd::port::{Burst, Hub, MAX_BURST};
 pub use program::{Cx, Program, ProgramError};
 pub use queue::priority::{DscpSet, Priority};
-pub use queue::steer::{Owner, OwnerOf};
+pub use queue::steer::OwnerOf;
+pub use stack::steer::Owner;
+pub use stack_node::{StackNode, StackNodeError, StackSettings};

@@ -136,6 +136,18 @@ impl Cx<'_> {
         (MAX_BURST - staged).min(lane.queue_pair.tx_room().saturating_sub(staged))
     }
 
+    /// Room for frames that a program writes one by one, urgent ones or any: sends what is staged first if that fills
+    /// its burst, so that 0 means a full transmit queue.
+    #[inline]
+    pub(crate) fn room_behind_staged(&mut self, port: usize, urgent: bool) -> usize {
+        let Some(lane) = self.lanes.get_mut(port) else { return 0 };
+        if lane.staged.is_full() {
+            flush(lane, self.tsc, self.report, self.slots.is_some());
+        }
+        let room = if urgent { lane.queue_pair.tx_room_urgent() } else { lane.queue_pair.tx_room() };
+        (MAX_BURST - lane.staged.len()).min(room.saturating_sub(lane.staged.len()))
+    }
+
     /// Records `count` values of `ns` nanoseconds in the program's latency `slot` (see [`Program::latencies`]).
     #[inline]
     pub fn record(&mut self, slot: usize, ns: u64, count: u64) {

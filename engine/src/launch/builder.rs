@@ -6,11 +6,14 @@ use pmd::mem::{PageSize, Pool, PoolConfig, PoolError, Region, RegionConfig, Regi
 use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port};
 use thiserror::Error;
 
+use stack::Service;
+
 use super::running::Running;
 use crate::program::{Program, ProgramError};
 use crate::queue::deal::Terms;
-use crate::queue::priority::Priority;
+use crate::queue::priority::{DscpSet, Priority};
 use crate::queue::steer::OwnerOf;
+use crate::stack_node::{StackNode, StackSettings};
 use crate::tsc::Tsc;
 
 /// Mbufs beyond those that queues hold: bursts on their way, frames that programs keep.
@@ -215,7 +218,7 @@ impl Engine {
     }
 
     /// Makes a port send urgent frames first: [`Priority`]. Without it frames leave in the order in which they were
-    /// sent, at the least cost.
+    /// sent, at the least cost. To be said before the port's [`stack`](Self::stack).
     ///
     /// # Panics
     /// When there is no such port.
@@ -284,6 +287,25 @@ impl Engine {
             self.lcores[*lcore].nodes.push((Box::new(program(index)), ends));
         }
         self
+    }
+
+    /// Puts a stack on each of `lcores`: all of them one host on one port, each with the service that `service` makes
+    /// for its number. [`spread`](Self::spread) says how they share the port; flows are steered to the core that owns
+    /// them. Flows of the code points that [`priority`](Self::priority) has made urgent by then are served first.
+    ///
+    /// # Panics
+    /// As `spread`.
+    pub fn stack<S: Service + 'static>(
+        &mut self,
+        lcores: &[usize],
+        port: PortIndex,
+        settings: &StackSettings,
+        mut service: impl FnMut(u16) -> S,
+    ) -> &mut Self {
+        let urgent = self.ports[port].terms.priority.map_or(DscpSet::URGENT, |priority| priority.urgent);
+        let cores = u16::try_from(lcores.len()).expect("at most 65,535 instances");
+        let mut nodes = StackNode::team(settings, cores, urgent, &mut service).into_iter();
+        self.spread(lcores, &[port], Some(stack::steer::owner), |_| nodes.next().expect("one for each core"))
     }
 
     /// Starts everything. Returns when all loops turn.

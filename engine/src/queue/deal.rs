@@ -76,10 +76,10 @@ pub(crate) fn deal(
 
 #[cfg(test)]
 mod tests {
-    use super::super::steer::Owner;
     use super::super::test_pair::{TestPair, extra, frame, home};
     use super::*;
     use pmd::port::Burst;
+    use stack::steer::Owner;
 
     fn info(queue_pairs: u16) -> PortInfo {
         let (rx_descriptors, tx_descriptors) = (64, 64);

@@ -47,6 +47,11 @@ impl DscpSet {
         point < 64 && self.0 >> point & 1 != 0
     }
 
+    /// The code points, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..64).filter(move |point| self.contains(*point))
+    }
+
     /// Whether the frame's IP header has one of these code points.
     #[inline]
     pub(crate) fn has(self, frame: &Mbuf) -> bool {
@@ -187,8 +192,11 @@ impl QueuePair for Prioritised {
     /// Normal frames that fit, here or in the ring, but no more than there would be room for were they urgent.
     fn tx_room(&mut self) -> usize {
         let normal = (self.normal_room(self.urgent.len()) + WAITING).saturating_sub(self.normal.len());
-        let urgent = (self.inner.tx_room() + WAITING).saturating_sub(self.urgent.len());
-        normal.min(urgent)
+        normal.min(self.tx_room_urgent())
+    }
+
+    fn tx_room_urgent(&mut self) -> usize {
+        (self.inner.tx_room() + WAITING).saturating_sub(self.urgent.len())
     }
 
     /// What still waits is gone, as what is in the ring is.
@@ -283,7 +291,7 @@ mod tests {
         assert_eq!(pair.tx_burst(&mut more), 12);
         assert_eq!(numbers(&more), (72..80).collect::<Vec<_>>());
         more.clear();
-        assert_eq!(pair.tx_room(), 0);
+        assert_eq!((pair.tx_room(), pair.tx_room_urgent()), (0, 56 + WAITING));
         assert_eq!(extra(&pair, "tx_waited"), 52 + 12);
         // The urgent pass all that waits: eight frames of others are before them, and no more.
         assert_eq!(pair.tx_burst(&mut burst(&pool, EF, 100..156)), 56);

@@ -74,9 +74,11 @@ impl QueuePair for Relay {
     }
 
     fn tx_room(&mut self) -> usize {
-        // We alone push, so there is never less room than seen here.
-        let room = |ring: &ArrayQueue<Mbuf>| ring.capacity() - ring.len();
         room(&self.uplink.normal).min(room(&self.uplink.urgent))
+    }
+
+    fn tx_room_urgent(&mut self) -> usize {
+        if self.uplink.classes == DscpSet::NONE { self.tx_room() } else { room(&self.uplink.urgent) }
     }
 
     fn quiesce(&mut self) {}
@@ -93,6 +95,11 @@ impl QueuePair for Relay {
     fn fault(&self) -> Option<QueueFault> {
         None
     }
+}
+
+/// We alone push, so there is never less room than seen here.
+fn room(ring: &ArrayQueue<Mbuf>) -> usize {
+    ring.capacity() - ring.len()
 }
 
 /// A queue pair that also sends for cores that have none.
@@ -161,6 +168,10 @@ impl QueuePair for Carrier {
 
     fn tx_room(&mut self) -> usize {
         self.inner.tx_room()
+    }
+
+    fn tx_room_urgent(&mut self) -> usize {
+        self.inner.tx_room_urgent()
     }
 
     fn quiesce(&mut self) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use pmd::port::{Burst, QueueCounters, QueueFault, QueuePair};
 use pmd::{HomePool, Mbuf};
+use stack::steer::Owner;
 
 use crate::tsc::Tsc;
 
@@ -24,15 +25,6 @@ pub(crate) const RING_FRAMES: usize = 512;
 
 /// Frames from one core to another.
 pub(crate) type Ring = Arc<ArrayQueue<Mbuf>>;
-
-/// Who is to have a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// One core.
-    Core(u16),
-    /// Every core: neighbours, routers (ARP, neighbour discovery, router advertisements).
-    All,
-}
 
 /// Which of `count` cores a frame belongs to. Must not allocate; called for every frame received.
 pub type OwnerOf = fn(frame: &[u8], count: u16) -> Owner;
@@ -162,6 +154,10 @@ impl QueuePair for Steered {
 
     fn tx_room(&mut self) -> usize {
         self.inner.tx_room()
+    }
+
+    fn tx_room_urgent(&mut self) -> usize {
+        self.inner.tx_room_urgent()
     }
 
     fn quiesce(&mut self) {

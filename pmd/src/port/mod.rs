@@ -57,6 +57,12 @@ pub trait QueuePair: Send {
     /// How many single-segment frames `tx_burst` would take now.
     fn tx_room(&mut self) -> usize;
 
+    /// As [`tx_room`](Self::tx_room), where all of them are urgent: a queue pair that sends these first may keep room
+    /// for them.
+    fn tx_room_urgent(&mut self) -> usize {
+        self.tx_room()
+    }
+
     /// The core stops polling: gives back whatever belongs to the other side, so that this can stop or reset without
     /// waiting for us. Afterwards bursts move nothing. Cold.
     fn quiesce(&mut self);

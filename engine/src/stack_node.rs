@@ -1,0 +1,299 @@
+//! A stack as a program: one host's end of one port, on one core or on several.
+//!
+//! ```text
+//!   receive ─► frames as slices ─► Stack::receive ──┐
+//!   turn ────► Stack::turn ─────────────────────────┴─► Phy ─► Cx::send
+//!        └───► addresses learnt on the first core ─► rings ─► the stacks of the others
+//! ```
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use pmd::Mbuf;
+use pmd::port::{Burst, PortInfo};
+use stack::{
+    ConfigError, EthernetAddress, IpAddress, IpCidr, Learnt, Limits, Service, Share, Stack, StackConfig,
+    TcpOptions, Time,
+};
+use thiserror::Error;
+
+use crate::phy::{Phy, max_frame_bytes};
+use crate::program::{Cx, Program, ProgramError};
+use crate::queue::priority::DscpSet;
+use crate::tsc::{Ticks, Tsc};
+
+/// Changes of the learnt addresses that wait for a core; it takes them every turn, and a newer one replaces the oldest.
+const LESSONS: usize = 8;
+
+/// What a stack is told beside what its port knows (MAC, MTU) and the engine (which core it is). The fields of
+/// [`StackConfig`] explain themselves there.
+#[derive(Clone, Debug)]
+pub struct StackSettings {
+    /// Own addresses with their prefix lengths.
+    pub addresses: Vec<IpCidr>,
+    /// Default gateways, one of each IP version at most.
+    pub gateways: Vec<IpAddress>,
+    /// Further routes: prefix, next hop.
+    pub routes: Vec<(IpCidr, IpAddress)>,
+    /// Ask DHCP for an IPv4 address.
+    pub dhcp: bool,
+    /// Make IPv6 addresses from router advertisements.
+    pub slaac: bool,
+    /// Name servers.
+    pub dns: Vec<IpAddress>,
+    /// 802.1Q VLAN that all frames carry.
+    pub vlan: Option<u16>,
+    /// Largest IP packet in bytes, if it is to be smaller than the port's.
+    pub mtu: Option<usize>,
+    /// Secret of the stack; taken from the system's random source if not given, as it should be outside of tests.
+    pub seed: Option<[u8; 32]>,
+    /// Bounds of everything a core's stack keeps.
+    pub limits: Limits,
+    /// What connections start with.
+    pub tcp: TcpOptions,
+    /// How much faster than real time a connection's clock runs.
+    pub clock_scale: u32,
+    /// Ports for outgoing connections, first and last.
+    pub ports: (u16, u16),
+}
+
+impl Default for StackSettings {
+    /// No address, and the stack's defaults.
+    fn default() -> StackSettings {
+        let config = StackConfig::new(EthernetAddress([2, 0, 0, 0, 0, 0]), 1500);
+        StackSettings {
+            addresses: config.addresses,
+            gateways: config.gateways,
+            routes: config.routes,
+            dhcp: config.dhcp,
+            slaac: config.slaac,
+            dns: config.dns,
+            vlan: config.vlan,
+            mtu: None,
+            seed: None,
+            limits: config.limits,
+            tcp: config.tcp,
+            clock_scale: config.clock_scale,
+            ports: config.ports,
+        }
+    }
+}
+
+impl StackSettings {
+    fn config(self, info: &PortInfo, share: Share, urgent: DscpSet) -> Result<StackConfig, StackNodeError> {
+        let mtu = usize::from(info.mtu).min(self.mtu.unwrap_or(usize::MAX));
+        Ok(StackConfig {
+            vlan: self.vlan,
+            addresses: self.addresses,
+            gateways: self.gateways,
+            routes: self.routes,
+            dhcp: self.dhcp,
+            slaac: self.slaac,
+            dns: self.dns,
+            seed: seed(self.seed, share)?,
+            share,
+            limits: self.limits,
+            tcp: self.tcp,
+            clock_scale: self.clock_scale,
+            urgent: urgent.iter().collect(),
+            ports: self.ports,
+            ..StackConfig::new(EthernetAddress(info.mac), mtu)
+        })
+    }
+}
+
+/// Each core's secret is its own.
+fn seed(given: Option<[u8; 32]>, share: Share) -> Result<[u8; 32], StackNodeError> {
+    let Some(mut seed) = given else {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(StackNodeError::Random)?;
+        return Ok(seed);
+    };
+    for (byte, own) in seed.iter_mut().zip(share.index.to_le_bytes()) {
+        *byte ^= own;
+    }
+    Ok(seed)
+}
+
+/// Why a stack cannot run on its port.
+#[derive(Debug, Error)]
+pub enum StackNodeError {
+    /// A stack is a host on one network.
+    #[error("a stack runs on one port, not on {ports}; give each port a stack of its own")]
+    Ports {
+        /// How many it was given.
+        ports: usize,
+    },
+    /// No stack can be made of the settings.
+    #[error("the stack cannot be set up")]
+    Config(#[from] ConfigError),
+    /// The system has no randomness to give.
+    #[error("no random seed for the stack's secrets")]
+    Random(#[source] getrandom::Error),
+}
+
+/// A [`Stack`] with its service, as a program on one port.
+pub struct StackNode<S: Service> {
+    state: State<S>,
+    share: Share,
+    /// Code points whose flows are served first.
+    urgent: DscpSet,
+    /// For the stacks of the other cores: what this one learnt.
+    teach: Vec<Arc<ArrayQueue<Learnt>>>,
+    /// From the first core.
+    lessons: Option<Arc<ArrayQueue<Learnt>>>,
+}
+
+/// Before the port is known, and after.
+enum State<S: Service> {
+    New(Option<Box<(StackSettings, S)>>),
+    Ready(Box<Ready<S>>),
+}
+
+struct Ready<S: Service> {
+    stack: Stack<S>,
+    /// The stack's time starts here.
+    started: Ticks,
+    max_frame_bytes: usize,
+    /// When the burst of this turn was received; 0 if there was none.
+    stamp: Ticks,
+}
+
+impl<S: Service> StackNode<S> {
+    /// A stack that has its port to itself.
+    #[must_use]
+    pub fn new(settings: StackSettings, service: S) -> StackNode<S> {
+        Self::member(settings, service, Share::default(), DscpSet::URGENT)
+    }
+
+    fn member(settings: StackSettings, service: S, share: Share, urgent: DscpSet) -> StackNode<S> {
+        StackNode {
+            state: State::New(Some(Box::new((settings, service)))),
+            share,
+            urgent,
+            teach: Vec::new(),
+            lessons: None,
+        }
+    }
+
+    /// One stack for each of `count` cores, which are one host: what the first learns, the others are told.
+    pub(crate) fn team(
+        settings: &StackSettings,
+        count: u16,
+        urgent: DscpSet,
+        service: &mut dyn FnMut(u16) -> S,
+    ) -> Vec<StackNode<S>> {
+        let member = |index| Self::member(settings.clone(), service(index), Share { index, count }, urgent);
+        let mut team: Vec<StackNode<S>> = (0..count).map(member).collect();
+        if let Some((first, others)) = team.split_first_mut() {
+            for other in others {
+                let lessons = Arc::new(ArrayQueue::new(LESSONS));
+                other.lessons = Some(Arc::clone(&lessons));
+                first.teach.push(lessons);
+            }
+        }
+        team
+    }
+
+    fn service(&self) -> Option<&S> {
+        match &self.state {
+            State::New(new) => new.as_ref().map(|new| &new.1),
+            State::Ready(ready) => Some(ready.stack.service()),
+        }
+    }
+}
+
+impl<S: Service> Ready<S> {
+    fn time(&self, cx: &Cx<'_>) -> Time {
+        Time::from_ns(cx.tsc.ns_between(self.started, cx.now))
+    }
+
+    fn receive(&mut self, burst: &mut Burst, cx: &mut Cx<'_>) {
+        if burst.iter().any(|frame| frame.next().is_some()) {
+            make_linear(burst, cx);
+        }
+        let Some(first) = burst.first() else { return };
+        let (now, stamp) = (self.time(cx), Ticks(first.rx_ticks()));
+        let mut phy = Phy::new(cx, 0, self.max_frame_bytes, stamp);
+        self.stack.receive(now, burst.iter().map(Mbuf::data), &mut phy);
+        // What this burst brings about and leaves only at the end of the turn has the same stamp.
+        self.stamp = stamp;
+    }
+
+    fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
+        let (now, stamp) = (self.time(cx), std::mem::take(&mut self.stamp));
+        if cx.winding_down {
+            self.stack.wind_down();
+        }
+        let urgent = self.stack.turn_urgent(now, &mut Phy::new(cx, 0, self.max_frame_bytes, stamp).urgent());
+        let busy = self.stack.turn(now, &mut Phy::new(cx, 0, self.max_frame_bytes, stamp)) | urgent;
+        self.stack.samples(&mut |slot, ns| cx.record(slot, ns, 1));
+        busy
+    }
+}
+
+/// Copies frames that lie in several mbufs into one each: the stack reads slices. What no mbuf holds is dropped.
+#[cold]
+fn make_linear(burst: &mut Burst, cx: &mut Cx<'_>) {
+    let frames = std::mem::take(burst);
+    for frame in frames {
+        if frame.next().is_none() {
+            burst.push(frame);
+            continue;
+        }
+        match frame.copy_linear(cx.pool) {
+            Ok(copy) => burst.push(copy),
+            Err(_) => cx.drop("rx_not_linear", frame),
+        }
+    }
+}
+
+impl<S: Service> Program for StackNode<S> {
+    fn prepare(&mut self, ports: &[PortInfo], _tsc: &Tsc) -> Result<(), ProgramError> {
+        let [port] = ports else { return Err(StackNodeError::Ports { ports: ports.len() }.into()) };
+        let State::New(new) = &mut self.state else { return Ok(()) };
+        let Some((settings, service)) = new.take().map(|new| *new) else { return Ok(()) };
+        let config = settings.config(port, self.share, self.urgent)?;
+        let stack = Stack::new(config, service, Time::ZERO).map_err(StackNodeError::Config)?;
+        let (started, max_frame_bytes) = (Tsc::now(), max_frame_bytes(port));
+        self.state = State::Ready(Box::new(Ready { stack, started, max_frame_bytes, stamp: Ticks(0) }));
+        Ok(())
+    }
+
+    fn receive(&mut self, _port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
+        if let State::Ready(ready) = &mut self.state {
+            ready.receive(burst, cx);
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
+        let State::Ready(ready) = &mut self.state else { return false };
+        if let Some(lesson) = self.lessons.as_ref().and_then(|lessons| lessons.pop()) {
+            let now = ready.time(cx);
+            ready.stack.learn(&lesson, now);
+        }
+        let busy = ready.turn(cx);
+        if !self.teach.is_empty()
+            && let Some(learnt) = ready.stack.learnt()
+        {
+            for pupil in &self.teach {
+                pupil.force_push(learnt.clone());
+            }
+        }
+        busy
+    }
+
+    fn latencies(&self) -> &'static [&'static str] {
+        self.service().map_or(&[], Service::latencies)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        if let State::Ready(ready) = &self.state {
+            ready.stack.counters(visit);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.service().is_none_or(Service::is_done)
+    }
+}
