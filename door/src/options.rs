@@ -16,7 +16,7 @@ pub struct TcpOptions {
     pub nodelay: bool,
     /// Ask a silent peer whether it is there, this often.
     pub keep_alive: Option<Duration>,
-    /// Give up when the peer has not answered for this long (RFC 5482).
+    /// Give up when the peer has not answered for this long (RFC 5482); `None`: the engine's default.
     pub timeout: Option<Duration>,
     /// Time to live, 1 to 255; `None`: the stack's default.
     pub hop_limit: Option<u8>,
@@ -25,7 +25,7 @@ pub struct TcpOptions {
 }
 
 impl Default for TcpOptions {
-    /// Rings of 64 KiB, small writes sent at once, no keep-alive, no timeout.
+    /// Rings of 64 KiB, small writes sent at once, no keep-alive, the engine's timeout.
     fn default() -> Self {
         Self {
             rx_bytes: 64 << 10,

@@ -251,7 +251,8 @@ impl TcpStream {
         Ok(())
     }
 
-    /// After how long without an answer of the peer the connection fails with `TimedOut`; `None`: never.
+    /// After how long without an answer of the peer the connection fails with `TimedOut`; `None`: the engine's
+    /// default.
     ///
     /// # Errors
     /// `InvalidInput` for a timeout of zero.
