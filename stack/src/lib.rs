@@ -9,6 +9,7 @@
 //! The crate knows no NIC and no mbuf: frames come as slices and leave by any smoltcp [`phy::Device`]. Time and
 //! randomness come from outside, so that a run can be repeated.
 
+mod bridge;
 #[allow(unsafe_code)]
 mod buffers;
 mod clock;
@@ -45,6 +46,7 @@ mod timers;
 mod tuple;
 mod udp;
 
+pub use bridge::Bridge;
 pub use clock::Time;
 pub use config::{ConfigError, Limits, Share, StackConfig};
 pub use configure::Lease;
