@@ -50,10 +50,10 @@ impl RateLimit {
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, now: Time) -> bool {
         let full_at = self.full_at_ns.max(now.ns());
-        if full_at - now.ns() > self.interval_ns * (self.burst - 1) {
+        if full_at - now.ns() > self.interval_ns.saturating_mul(self.burst - 1) {
             return false;
         }
-        self.full_at_ns = full_at + self.interval_ns;
+        self.full_at_ns = full_at.saturating_add(self.interval_ns);
         true
     }
 }

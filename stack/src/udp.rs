@@ -44,6 +44,8 @@ pub(crate) struct Udp {
     slots: Vec<Slot>,
     free: Option<u32>,
     bound: HashMap<IpListenEndpoint, u32, Keyed>,
+    /// How many sockets have a port, whatever their address.
+    ports: HashMap<u16, u32, Keyed>,
     limit: usize,
     /// Where the search for a free port starts: unpredictable (RFC 6056 §3.3.3).
     hasher: SipHasher13,
@@ -62,6 +64,7 @@ impl Udp {
             slots: Vec::new(),
             free: None,
             bound: HashMap::with_hasher(Keyed::new(&key)),
+            ports: HashMap::with_hasher(Keyed::new(&key)),
             limit,
             hasher: SipHasher13::new_with_key(&key),
             searches: 0,
@@ -82,7 +85,7 @@ impl Udp {
             return Err(BindError::TooMany(self.limit));
         }
         if at.port == 0 {
-            at.port = self.free_port(at.addr, ports).ok_or(BindError::NoPort)?;
+            at.port = self.free_port(ports).ok_or(BindError::NoPort)?;
         } else if self.bound.contains_key(&at) {
             return Err(BindError::InUse(at));
         }
@@ -100,10 +103,11 @@ impl Udp {
         slot.at = Some(at);
         slot.broadcast = false;
         self.bound.insert(at, index);
+        *self.ports.entry(at.port).or_default() += 1;
         Ok(UdpId { index, generation: slot.generation })
     }
 
-    fn free_port(&mut self, addr: Option<IpAddress>, (first, last): (u16, u16)) -> Option<u16> {
+    fn free_port(&mut self, (first, last): (u16, u16)) -> Option<u16> {
         let count = u64::from(last.checked_sub(first)?) + 1;
         let mut hasher = self.hasher;
         hasher.write_u64(self.searches);
@@ -111,17 +115,20 @@ impl Udp {
         let start = hasher.finish() % count;
         (0..count)
             .map(|n| first + u16::try_from((start + n) % count).unwrap_or(0))
-            // Not only this endpoint: a chosen port must not take another socket's datagrams either.
-            .find(|&port| {
-                let any = IpListenEndpoint { addr: None, port };
-                !self.bound.contains_key(&IpListenEndpoint { addr, port }) && !self.bound.contains_key(&any)
-            })
+            // Free on every address: a chosen port must not share another socket's datagrams.
+            .find(|port| !self.ports.contains_key(port))
     }
 
     /// Closes a socket. Does nothing for a dead id.
     pub(crate) fn close(&mut self, id: UdpId) {
         if let Some(at) = self.local(id) {
             self.bound.remove(&at);
+            if let Some(sockets) = self.ports.get_mut(&at.port) {
+                *sockets -= 1;
+                if *sockets == 0 {
+                    self.ports.remove(&at.port);
+                }
+            }
             let slot = &mut self.slots[id.index()];
             slot.at = None;
             slot.generation = slot.generation.wrapping_add(1);
