@@ -169,6 +169,9 @@ impl StackConfig {
             if !address.is_unicast() || broadcast {
                 return Err(ConfigError::Address(address));
             }
+            if self.dhcp && matches!(address, IpAddress::Ipv4(_)) {
+                return Err(ConfigError::DhcpAndAddress(address));
+            }
         }
         for gateway in self.gateways.iter().chain(&self.dns).chain(self.routes.iter().map(|(_, hop)| hop)) {
             if !gateway.is_unicast() {
@@ -221,4 +224,7 @@ pub enum ConfigError {
     /// Not a unicast IP address.
     #[error("{0} is not a unicast IP address")]
     Address(IpAddress),
+    /// An IPv4 address, and DHCP is to give one as well.
+    #[error("{0} is configured, and DHCP asked for: leave out one of the two")]
+    DhcpAndAddress(IpAddress),
 }

@@ -183,11 +183,6 @@ impl Configure {
         Some(lease.map_or(Event::Deconfigured, Event::Configured))
     }
 
-    /// What holds at present.
-    pub(crate) fn lease(&self) -> Option<&Lease> {
-        self.lease.as_ref()
-    }
-
     /// The IPv4 packet in `frame`, without padding, if a DHCP server sent it to a client.
     fn dhcp<'f>(&self, frame: &'f [u8]) -> Option<&'f [u8]> {
         let tag = match self.vlan {

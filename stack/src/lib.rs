@@ -57,7 +57,7 @@ pub use id::{ConnId, ListenerId, UdpId};
 pub use net::Net;
 pub use node::{Learnt, Stack};
 pub use options::{Congestion, ConnectOptions, ListenOptions, TcpOptions};
-pub use resolve::{MAX_QUERIES, MAX_SERVERS, QueryId, RecordKind, ResolveError};
+pub use resolve::{MAX_ANSWERS, MAX_QUERIES, MAX_SERVERS, QueryId, RecordKind, ResolveError};
 pub use service::Service;
 pub use smoltcp::phy;
 pub use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};

@@ -29,7 +29,7 @@ pub const MAX_QUERIES: usize = 64;
 /// Servers that are asked, in order; further ones are ignored.
 pub const MAX_SERVERS: usize = 4;
 /// Addresses of one answer; further ones are ignored.
-pub const MAX_ADDRESSES: usize = 16;
+pub const MAX_ANSWERS: usize = 16;
 
 const DNS_PORT: u16 = 53;
 /// Without EDNS, which is not sent, a message has at most 512 bytes (RFC 1035 §4.2.1). Servers that ignore this are
@@ -104,7 +104,7 @@ pub enum ResolveError {
     NoRoute,
 }
 
-/// The addresses of an answer, in the server's order: at most [`MAX_ADDRESSES`].
+/// The addresses of an answer, in the server's order: at most [`MAX_ANSWERS`].
 pub(crate) type Addresses = Vec<IpAddress>;
 
 /// What the resolver needs of the layers below.

@@ -231,7 +231,7 @@ impl Attempt {
         let mut device = OnePacket::new(Medium::Ip, MTU_BYTES, scratch).with_packet(&packet);
         self.interface.poll_ingress_single(now.instant(), &mut device, &mut self.sockets);
         let found = self.sockets.get_mut::<dns::Socket>(self.socket).get_query_result(self.query)?;
-        Ok(found.into_iter().take(super::MAX_ADDRESSES).collect())
+        Ok(found.into_iter().take(super::MAX_ANSWERS).collect())
     }
 }
 
