@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
 # In the order in which `all` runs them: cheap and telling first.
-readonly JOBS=(setup fmt lint doc deny test hist scripts examples model fuzz netns dpdk vm bench readme)
+readonly JOBS=(setup fmt lint doc deny test hist scripts examples model sim fuzz netns dpdk vm bench readme)
 
 readonly TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 # Sanitized and loom builds have flags of their own; in the common folder they would rebuild everything each time.
@@ -56,6 +56,7 @@ Usage: ./ci.sh <job>...
   scripts  hugepage-setup.sh over a fake /sys, and for real when root
   examples start every file in configs/
   model    loom on the lock-free rings; property tests with many more cases
+  sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
   fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
   netns    the running kernel at the other end of our TAP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
@@ -169,6 +170,14 @@ job_model() {
     LOOM_MAX_PREEMPTIONS=3 RUSTFLAGS='--cfg loom' \
         optimised_test -p bywash-pmd -p bywash-engine -p bywash-door --lib --target-dir "$LOOM_DIR" loom
     PROPTEST_CASES=4096 optimised_test --workspace --exclude bywash-tests --lib
+}
+
+# BYWASH_LEAK_CONNECTIONS=1000000 BYWASH_LEAK_OPEN=100000 is the full form of the last one.
+job_sim() {
+    BYWASH_SIM_SEEDS="${BYWASH_SIM_SEEDS:-4000}" optimised_test -p bywash-stack --test sim -- --nocapture
+    PROPTEST_CASES="${PROPTEST_CASES:-10000}" optimised_test -p bywash-stack --test differential
+    BYWASH_LEAK_CONNECTIONS="${BYWASH_LEAK_CONNECTIONS:-100000}" BYWASH_LEAK_OPEN="${BYWASH_LEAK_OPEN:-10000}" \
+        optimised_test -p bywash-stack --test leak -- --nocapture
 }
 
 # Every test of the crate that holds the unsafe code, the lying devices and drivers among them.
