@@ -22,13 +22,15 @@ pub use flags::{EngineFlags, OutputFlags, PortFlags, Settings, Shared};
 pub use net::StackFlags;
 
 use crate::doctor;
+use crate::programs::echo::EchoArgs;
 use crate::programs::generator::GenArgs;
 use crate::programs::l2fwd::L2fwdArgs;
+use crate::programs::load::LoadArgs;
 use crate::programs::rxonly::RxOnlyArgs;
-use crate::programs::{generator, l2fwd, rxonly};
+use crate::programs::{echo, generator, l2fwd, load, rxonly};
 
 /// Programs that may have a table in the configuration file.
-pub const PROGRAMS: [&str; 4] = ["demo", "l2fwd", "gen", "rxonly"];
+pub const PROGRAMS: [&str; 6] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load"];
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.";
@@ -47,6 +49,7 @@ Examples:
   bywash doctor                                        what this machine is ready for
   bywash l2fwd --port vfio:0000:00:03.0 --port vfio:0000:00:04.0 -l 1 --stats-period 1
   bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
+  bywash echo --port tap:bw0 --ip 10.0.0.2/24
 
 Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.
 Log messages go to standard error; BYWASH_LOG=debug shows more of them.";
@@ -71,6 +74,10 @@ pub enum Command {
     Gen(Gen),
     /// Receive, count and discard
     Rxonly(RxOnly),
+    /// Send back whatever comes over TCP and UDP
+    Echo(Echo),
+    /// Ask a server over TCP, UDP or HTTP, check the answers, measure how long they take
+    Load(Load),
     /// Say what keeps a port from opening on this machine, and the command that fixes it
     Doctor(doctor::Args),
 }
@@ -79,6 +86,14 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{DEMO_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Demo {
+    /// Requests over TCP in place of frames: a client, a virtqueue pair, an echo server; --size, --rate, --count and
+    /// --drain-ms are then those of requests
+    #[arg(long, conflicts_with_all = ["imix", "line_rate", "flows", "check", "pcap", "dst_mac", "src_mac",
+        "settle_ms", "forward_mode"])]
+    pub tcp: bool,
+    /// With --tcp: connections [default: 16]
+    #[arg(long, value_name = "N", requires = "tcp", value_parser = load::args::connections)]
+    pub connections: Option<usize>,
     /// What the forwarder does to the frames.
     #[command(flatten)]
     pub l2fwd: L2fwdArgs,
@@ -101,6 +116,8 @@ has its own, with one they share a loop.
 Examples:
   bywash demo                          as fast as it goes, five seconds
   bywash demo -l 0,1                   generator and forwarder on a core each
+  bywash demo --tcp                    TCP requests between two stacks, answered by an echo server
+  bywash demo --tcp --rate 500k        requests on time, whether or not earlier ones are answered
   bywash demo --rate 500k --seconds 20 at a rate that leaves room: short round trips
   bywash demo --imix --hgrm demo.hgrm  mixed sizes; the latency distribution into files
   bywash demo --json | jq .latency_ns.round_trip";
@@ -140,6 +157,36 @@ pub struct RxOnly {
     /// Flags of its own.
     #[command(flatten)]
     pub args: RxOnlyArgs,
+    /// Ports, cores, output.
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// `bywash echo`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", echo::EXAMPLES))]
+pub struct Echo {
+    /// What is answered.
+    #[command(flatten)]
+    pub args: EchoArgs,
+    /// Addresses, routes, connections.
+    #[command(flatten)]
+    pub stack: StackFlags,
+    /// Ports, cores, output.
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// `bywash load`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", load::EXAMPLES))]
+pub struct Load {
+    /// What is asked.
+    #[command(flatten)]
+    pub args: LoadArgs,
+    /// Addresses, routes, connections.
+    #[command(flatten)]
+    pub stack: StackFlags,
     /// Ports, cores, output.
     #[command(flatten)]
     pub shared: Shared,

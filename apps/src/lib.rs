@@ -2,7 +2,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`programs`] | what runs on the loop: l2fwd, the generator, rxonly |
+//! | [`programs`] | what runs on the loop: l2fwd, the generator, rxonly, the echo server, the load client |
 //! | [`cli`] | what can be typed, merged with the configuration file |
 //! | [`commands`] | which program runs where, one file a subcommand |
 //! | [`session`] | one run: start, show, stop, report |

@@ -42,8 +42,12 @@ pub struct Session {
     pub length: Option<Duration>,
     /// Whether it may be done before its time: a generator that sent its `--count`.
     pub ends_itself: bool,
+    /// How long it works before its time begins to count.
+    pub warm_up: Duration,
     /// How long it waits for its last frames.
     pub drain: Duration,
+    /// What makes a run that ended well one that failed all the same.
+    pub verdict: Option<fn(&Summary) -> Option<String>>,
 }
 
 /// A file of `--hlog` or `--hgrm` that cannot be written.
@@ -68,7 +72,9 @@ impl Session {
             result_ports: Vec::new(),
             length: None,
             ends_itself: false,
+            warm_up: Duration::ZERO,
             drain: Duration::ZERO,
+            verdict: None,
         }
     }
 
@@ -77,7 +83,7 @@ impl Session {
     /// # Errors
     /// [`Failure::Run`]. What was measured before a failure is printed all the same.
     pub fn run(mut self, engine: Engine, output: &OutputFlags) -> Result<ExitCode, Failure> {
-        self.length = output.seconds.or(self.length);
+        self.length = output.seconds.or(self.length).map(|length| length + self.warm_up);
         let interrupted = watch_signals().map_err(Failure::run)?;
         // Files first: a misspelt folder should show now, not after an hour.
         if let Some(path) = &output.hgrm {
@@ -105,6 +111,7 @@ impl Session {
         show.interval(last.clone(), true)?;
         let summary = Summary { measured, ..Summary::new(self.program, last, &self.result_ports) };
         show.end(&summary, self.first_latency)?;
+        let failure = failure.or_else(|| Some(Failure::run(self.verdict?(&summary)?)));
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     }
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A run is asked for a fifth of a second; a debug build on a busy machine needs some to start.
@@ -25,6 +25,41 @@ fn ports(text: &str) -> Vec<String> {
     ends.flat_map(|end| ["--port".to_owned(), end.to_owned()]).collect()
 }
 
+/// A client needs somebody to answer.
+struct Server(Child);
+
+impl Server {
+    const SOCKET: &str = "server.sock";
+
+    fn start(folder: &Path) -> Server {
+        let child = Command::new(env!("CARGO_BIN_EXE_bywash"))
+            .current_dir(folder)
+            .args(["echo", "--port", &format!("vhost-user-server:{}", Self::SOCKET), "--ip", "10.0.0.2/24"])
+            .args(["--quiet", "--seconds", "60"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while !folder.join(Self::SOCKET).exists() {
+            assert!(started.elapsed() < PATIENCE, "no server after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Server(child)
+    }
+
+    /// The client's end.
+    fn port() -> Vec<String> {
+        vec!["--port".to_owned(), format!("vhost-user:{}", Self::SOCKET)]
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn every_configuration_starts_with_the_command_in_its_first_line() {
     let files = files();
@@ -42,10 +77,11 @@ fn every_configuration_starts_with_the_command_in_its_first_line() {
         // A folder of its own: some configurations write files.
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(name), text.replace("\"2M\"", "\"ordinary\"")).unwrap();
+        let server = (program == "load").then(|| Server::start(folder.path()));
         let mut child = Command::new(env!("CARGO_BIN_EXE_bywash"))
             .current_dir(folder.path())
             .args([program, "--config", name, "--seconds", "0.2", "--json", "--quiet"])
-            .args(ports(&text))
+            .args(if server.is_some() { Server::port() } else { ports(&text) })
             .args(if text.contains("cores") { &["--cores", "0"][..] } else { &[] })
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -19,6 +19,8 @@ pub const RESIDENCE: &str = "residence";
 pub const TURN: &str = "turn";
 /// From a generator's send stamp to its return.
 pub const ROUND_TRIP: &str = "round_trip";
+/// From the first packet of a TCP handshake to its end, as the side that connects sees it.
+pub const CONNECT: &str = "connect";
 
 /// An empty histogram of the shape all latencies have. Allocates; touches all its pages.
 ///

@@ -115,7 +115,7 @@ fn number<T: Clone + Send + Sync + 'static>(
 }
 
 /// Seconds, fractions allowed, from a millisecond to a year.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     const YEAR: f64 = 365.0 * 86_400.0;
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=YEAR).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),

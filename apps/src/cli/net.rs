@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use stack::{IpAddress, IpCidr};
+use engine::StackSettings;
+use stack::{IpAddress, IpCidr, TcpOptions};
 
 use super::Failure;
 use super::flags::seconds;
 use crate::programs::units;
 
 /// Smallest and largest buffer of a connection's direction in bytes.
-const BUFFER: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 20;
+const BUFFER: std::ops::RangeInclusive<usize> = TcpOptions::MIN_BUFFER_BYTES..=TcpOptions::MAX_BUFFER_BYTES;
 
 /// Addresses, routes, connections.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,11 +40,11 @@ pub struct StackFlags {
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub vlan: Option<u16>,
 
-    /// Receive buffer of a connection, which bounds its window: 1K to 64M bytes [default: 64K]
+    /// Receive buffer of a connection, which bounds its window: 1K to 16M bytes [default: 64K]
     #[arg(long, value_name = "BYTES", value_parser = buffer)]
     pub rx_buffer: Option<usize>,
 
-    /// Send buffer of a connection, 1K to 64M bytes [default: 64K]
+    /// Send buffer of a connection, 1K to 16M bytes [default: 64K]
     #[arg(long, value_name = "BYTES", value_parser = buffer)]
     pub tx_buffer: Option<usize>,
 
@@ -80,7 +81,53 @@ pub enum Congestion {
     None,
 }
 
+impl From<Congestion> for stack::Congestion {
+    fn from(flag: Congestion) -> stack::Congestion {
+        match flag {
+            Congestion::Cubic => stack::Congestion::Cubic,
+            Congestion::Reno => stack::Congestion::Reno,
+            Congestion::None => stack::Congestion::None,
+        }
+    }
+}
+
 impl StackFlags {
+    /// The options of connections.
+    #[must_use]
+    pub fn tcp(&self) -> TcpOptions {
+        let default = TcpOptions::default();
+        TcpOptions {
+            rx_bytes: self.rx_buffer.unwrap_or(default.rx_bytes),
+            tx_bytes: self.tx_buffer.unwrap_or(default.tx_bytes),
+            nodelay: !self.nagle,
+            keep_alive: self.keep_alive,
+            congestion: self.congestion.into(),
+            ..default
+        }
+    }
+
+    /// The settings of `program`'s stack, checked.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn settings(&self, program: &str) -> Result<StackSettings, Failure> {
+        self.check(program)?;
+        let mut settings = StackSettings {
+            addresses: self.addresses.clone(),
+            gateways: self.gateways.clone(),
+            dhcp: self.dhcp,
+            slaac: self.slaac,
+            dns: self.name_servers.clone(),
+            vlan: self.vlan,
+            tcp: self.tcp(),
+            ..StackSettings::default()
+        };
+        let limits = &mut settings.limits;
+        limits.flows = self.max_connections.unwrap_or(limits.flows);
+        limits.half_open = self.half_open.unwrap_or(limits.half_open).min(limits.flows);
+        Ok(settings)
+    }
+
     /// Checks what no flag alone can show, for `program`.
     ///
     /// # Errors
@@ -171,7 +218,7 @@ fn not_a_host(text: &str) -> String {
 fn buffer(text: &str) -> Result<usize, String> {
     match units::bytes(text) {
         Ok(bytes) if BUFFER.contains(&bytes) => Ok(bytes),
-        Ok(bytes) => Err(format!("{bytes} bytes are not allowed; use 1K to 64M")),
+        Ok(bytes) => Err(format!("{bytes} bytes are not allowed; use 1K to 16M")),
         Err(advice) => Err(advice),
     }
 }
@@ -230,7 +277,7 @@ mod tests {
             ("--ip 10.0.0.1/24 --gateway 10.0.0.2 --gateway 10.0.0.3", "second one for IPv4"),
             ("--ip 10.0.0.1/24 --gateway fd00::1", "none of this end's networks"),
             ("--dhcp --vlan 4095", "1..=4094"),
-            ("--dhcp --rx-buffer 12", "use 1K to 64M"),
+            ("--dhcp --rx-buffer 12", "use 1K to 16M"),
             ("--dhcp --rx-buffer 1G", "suffix K or M"),
             ("--dhcp --max-connections 0", "positive number"),
             ("--dhcp --congestion bbr", "possible values: cubic, reno, none"),

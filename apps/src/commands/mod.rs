@@ -1,16 +1,19 @@
 //! The subcommands that run an engine: which programs on which loops with which ports.
 
 mod demo;
+mod echo;
 mod generator;
 mod l2fwd;
+mod load;
 mod rxonly;
 
 use std::ops::Range;
 use std::process::ExitCode;
 
+use engine::Engine;
 use engine::config::Config;
 
-use crate::cli::{Command, Failure};
+use crate::cli::{Command, Failure, Settings};
 
 /// Runs a subcommand; `file` is the configuration file's contents, or empty.
 ///
@@ -22,6 +25,8 @@ pub fn run(command: Command, file: Config) -> Result<ExitCode, Failure> {
         Command::L2fwd(args) => l2fwd::run(&args, file),
         Command::Gen(args) => generator::run(&args, file),
         Command::Rxonly(args) => rxonly::run(&args, file),
+        Command::Echo(args) => echo::run(&args, file),
+        Command::Load(args) => load::run(&args, file),
         Command::Doctor(args) => crate::doctor::run(&args).map_err(Failure::run),
     }
 }
@@ -36,6 +41,25 @@ fn dealt(ports: usize, together: usize, loops: usize) -> Vec<Range<usize>> {
     let hands = loops.min(groups);
     let begin = |hand: usize| (hand * groups / hands * together).min(ports);
     (0..hands).map(|hand| begin(hand)..begin(hand + 1)).collect()
+}
+
+/// Loops for a stack: one on each processor given, on the only port.
+///
+/// # Errors
+/// [`Failure::Usage`] if there is more than one port.
+pub(crate) fn stack_lcores(
+    program: &str,
+    engine: &mut Engine,
+    settings: &Settings,
+    cpus: &[Option<usize>],
+) -> Result<Vec<usize>, Failure> {
+    if settings.ports.len() != 1 {
+        return Err(Failure::usage(format!(
+            "{program} runs on one port, {} are given; start one {program} for each",
+            settings.ports.len()
+        )));
+    }
+    Ok(cpus.iter().map(|cpu| engine.lcore(*cpu)).collect())
 }
 
 #[cfg(test)]

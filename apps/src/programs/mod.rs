@@ -1,5 +1,6 @@
 //! What runs on the loop: one program a file or folder, and the flags that make one.
 
+pub mod echo;
 pub mod generator;
 pub mod http;
 pub mod l2fwd;
