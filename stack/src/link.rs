@@ -52,6 +52,8 @@ const MAX_REASSEMBLIES: usize = 64;
 const PENDING_BYTES: usize = 128 * 1024;
 /// Packets that may wait for all next hops together.
 const PENDING_PACKETS: u32 = 256;
+/// Bytes that may wait for all next hops together.
+const PENDING_TOTAL_BYTES: usize = 1024 * 1024;
 /// Hop limit of packets that we make ourselves. Source: RFC 1700.
 const HOP_LIMIT: u8 = 64;
 
@@ -149,6 +151,7 @@ impl Link {
             packets_per_destination: u32::try_from(limits.pending_per_neighbour).unwrap_or(u32::MAX),
             bytes_per_destination: PENDING_BYTES,
             packets: PENDING_PACKETS,
+            bytes: PENDING_TOTAL_BYTES,
         });
         let event_limit = 2 * limits.neighbours + 64;
         let mut link = Self {

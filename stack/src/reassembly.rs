@@ -130,7 +130,7 @@ struct Datagram {
 pub(crate) struct ReassemblyLimits {
     /// Datagrams at a time.
     pub(crate) datagrams: usize,
-    /// Bytes of payload in all of them.
+    /// Bytes in all of them. The memory behind is up to twice that, and up to four idle buffers.
     pub(crate) bytes: usize,
 }
 

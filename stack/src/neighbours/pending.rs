@@ -1,7 +1,10 @@
 //! Packets that wait until the Ethernet address of their next hop is known.
 //!
-//! One pool for all destinations: slots linked into one queue per destination. Slots keep their memory, so
-//! a warmed-up pool allocates nothing.
+//! One pool for all destinations: slots linked into one queue per destination. Slots keep the memory of packets
+//! of ordinary size, so a warmed-up pool allocates nothing for those.
+
+/// Memory that an empty slot keeps, bytes: a packet of an ordinary link.
+const KEEP_BYTES: usize = 2048;
 
 /// Ends of one destination's queue of slots.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub(crate) struct Pending {
     slots: Vec<Slot>,
     free: Option<u32>,
     used: usize,
+    bytes: usize,
     limits: PendingLimits,
 }
 
@@ -36,11 +40,13 @@ pub(crate) struct PendingLimits {
     pub(crate) bytes_per_destination: usize,
     /// Packets for all destinations.
     pub(crate) packets: u32,
+    /// Bytes for all destinations.
+    pub(crate) bytes: usize,
 }
 
 impl Pending {
     pub(crate) fn new(limits: PendingLimits) -> Self {
-        Self { slots: Vec::with_capacity(limits.packets as usize), free: None, used: 0, limits }
+        Self { slots: Vec::with_capacity(limits.packets as usize), free: None, used: 0, bytes: 0, limits }
     }
 
     /// Packets in all queues.
@@ -51,7 +57,8 @@ impl Pending {
     /// Adds a packet of `len` bytes, which `fill` writes. `false` if a limit is reached; then `fill` is not called.
     pub(crate) fn push(&mut self, queue: &mut Queue, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         let over_bytes = queue.len > 0 && queue.bytes + len > self.limits.bytes_per_destination;
-        if queue.len >= self.limits.packets_per_destination || over_bytes {
+        let full = queue.len >= self.limits.packets_per_destination || self.bytes + len > self.limits.bytes;
+        if full || over_bytes {
             return false;
         }
         let at = match self.free {
@@ -79,6 +86,7 @@ impl Pending {
         queue.tail = Some(at);
         queue.len += 1;
         queue.bytes += len;
+        self.bytes += len;
         self.used += 1;
         true
     }
@@ -94,13 +102,16 @@ impl Pending {
         queue.len -= 1;
         let packet = core::mem::take(&mut slot.packet);
         queue.bytes -= packet.len();
+        self.bytes -= packet.len();
         Some((at, packet))
     }
 
     /// Takes back what [`Pending::pop`] gave.
     pub(crate) fn free(&mut self, (at, packet): (u32, Vec<u8>)) {
         let slot = &mut self.slots[at as usize];
-        slot.packet = packet;
+        if packet.capacity() <= KEEP_BYTES {
+            slot.packet = packet;
+        }
         slot.next = self.free.replace(at);
         self.used -= 1;
     }
@@ -121,7 +132,12 @@ mod tests {
     use super::*;
 
     fn pool() -> Pending {
-        Pending::new(PendingLimits { packets_per_destination: 4, bytes_per_destination: 1000, packets: 6 })
+        Pending::new(PendingLimits {
+            packets_per_destination: 4,
+            bytes_per_destination: 1000,
+            packets: 6,
+            bytes: 100_000,
+        })
     }
 
     #[test]
@@ -156,6 +172,12 @@ mod tests {
         let discarded = queues.map(|q| pool.discard(q));
         assert_eq!(discarded, [1, 4, 1]);
         assert_eq!(pool.len(), 0);
+        let [a, b, _] = &mut [Queue::default(), Queue::default(), Queue::default()];
+        assert!(pool.push(a, 60_000, |_| ()));
+        assert!(!pool.push(b, 60_000, |_| ()), "bytes of all");
+        let taken = pool.pop(a).unwrap();
+        pool.free(taken);
+        assert!(pool.slots.iter().all(|slot| slot.packet.capacity() <= KEEP_BYTES));
         let mut again = Queue::default();
         assert!(pool.push(&mut again, 10, |_| ()), "slots are used again");
         assert_eq!(pool.slots.len(), 6);
