@@ -76,6 +76,9 @@ pub(crate) enum Event {
     Resolved(IpAddress),
     /// This next hop did not answer.
     Unresolvable(IpAddress),
+    /// A packet of ours was dropped because its next hop did not answer; put as the error that a router would have
+    /// sent about it.
+    Undeliverable(IcmpError),
     /// We have a new address. Static ones are reported too, before anything else.
     AddressAdded(IpCidr),
     /// We have lost an address: its lifetime ended, it was withdrawn, or another station has it.
@@ -153,7 +156,7 @@ impl Link {
             packets: PENDING_PACKETS,
             bytes: PENDING_TOTAL_BYTES,
         });
-        let event_limit = 2 * limits.neighbours + 64;
+        let event_limit = 2 * limits.neighbours + PENDING_PACKETS as usize + 64;
         let mut link = Self {
             mac: config.mac,
             vlan: config.vlan,

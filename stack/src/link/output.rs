@@ -5,11 +5,11 @@ use smoltcp::wire::{
     EthernetAddress, EthernetProtocol, IpAddress, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet,
 };
 
-use super::{Event, FrameOut, Link, NextHop};
+use super::{Event, FrameOut, IcmpProblem, Link, NextHop};
 use crate::clock::Time;
 use crate::error::SendError;
 use crate::fragment::pieces;
-use crate::icmp::ErrorKind;
+use crate::icmp::{ErrorKind, Unreachable, embedded};
 use crate::neighbours::pending::Queue;
 use crate::neighbours::{Due, Learnt, News};
 
@@ -179,6 +179,19 @@ impl Link {
         }
     }
 
+    /// Drops the packets that waited in vain, and tells whose they were.
+    fn undeliverable(&mut self, mut queue: Queue) {
+        while let Some((slot, packet)) = self.pending.pop(&mut queue) {
+            let v6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+            let problem = IcmpProblem::Unreachable(Unreachable::Host);
+            if let Some(error) = embedded(v6, problem, &packet) {
+                self.event(Event::Undeliverable(error));
+            }
+            self.pending.free((slot, packet));
+            self.counters.pending_unresolved += 1;
+        }
+    }
+
     /// Does what is due: requests, announcements, expiry. Bounded by the sizes of the tables; costs nothing when
     /// nothing is due. Returns whether anything was.
     pub(crate) fn turn(&mut self, now: Time, out: &mut dyn FrameOut) -> bool {
@@ -192,7 +205,7 @@ impl Link {
                 Due::Ask(address) => self.solicit(address, None, out),
                 Due::Probe(address, mac) => self.solicit(address, Some(mac), out),
                 Due::Failed { address, queue, waited } => {
-                    self.counters.pending_unresolved += self.pending.discard(queue);
+                    self.undeliverable(queue);
                     if waited {
                         self.counters.neighbour_unresolved += 1;
                         self.event(Event::Unresolvable(address));

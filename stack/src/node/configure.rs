@@ -53,6 +53,7 @@ impl<S: Service> Stack<S> {
             match event {
                 Event::Resolved(_) => self.core.wake_waiting(),
                 Event::Unresolvable(hop) => self.core.unresolvable(hop),
+                Event::Undeliverable(error) => self.icmp_error(&error, device),
                 Event::AddressAdded(_) => {
                     let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
                     self.service.configured(&mut net);

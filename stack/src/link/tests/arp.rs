@@ -63,11 +63,17 @@ fn packets_wait_for_the_answer_and_then_leave_in_order() {
 fn an_unanswered_neighbour_fails_after_three_requests() {
     let mut bench = Bench::new(config());
     bench.send(PEER.into(), 8).unwrap();
-    bench.send(PEER.into(), 8).unwrap();
+    bench.link.ping(bench.now, PEER.into(), (77, 5), b"", &mut bench.wire).unwrap();
     assert_eq!(bench.link.next_hop(bench.now, PEER.into(), &mut bench.wire), NextHop::Pending);
     bench.wait(Duration::from_secs(10));
     assert_eq!(bench.wire.take().len(), 3);
-    assert_eq!(bench.events(), [Event::Unresolvable(PEER.into())]);
+    let [Event::Undeliverable(udp), Event::Undeliverable(ping), last] = bench.events()[..] else {
+        panic!("not told what was lost")
+    };
+    assert_eq!(last, Event::Unresolvable(PEER.into()));
+    assert_eq!((udp.protocol, udp.local.addr, udp.remote.addr), (IpProtocol::Udp, OUR.into(), PEER.into()));
+    assert_eq!((ping.protocol, ping.local.port, ping.remote.port), (IpProtocol::Icmp, 77, 5));
+    assert_eq!(ping.problem, IcmpProblem::Unreachable(crate::icmp::Unreachable::Host));
     assert_eq!(bench.counter("pending_unresolved"), 2);
     assert_eq!((bench.counter("neighbours"), bench.counter("pending")), (0, 0));
 }
