@@ -2,10 +2,10 @@
 //! of normal frames in the ring, and without priorities.
 //!
 //! ```sh
-//! cargo run --release -p bywash-engine --example urgent [seconds for each]
+//! cargo run --release -p bywash-engine --example urgent [seconds for each [cores]]
 //! ```
 //!
-//! Two hosts over a `loop:` link, a core each. One sends on 64 connections as fast as it can, and asks on one more for
+//! Two hosts over a `loop:` link, on two cores or on one. One sends on 64 connections as fast as it can, and asks on one more for
 //! 64 bytes at a time, which come back.
 
 use std::time::Duration;
@@ -129,17 +129,18 @@ fn settings(last: u8) -> StackSettings {
     StackSettings { addresses, ..StackSettings::default() }
 }
 
-fn run(priority: Option<Priority>, seconds: u64) {
+fn run(priority: Option<Priority>, seconds: u64, cores: u64) {
     let mut engine = Engine::builder();
     let ports = [engine.port("loop:a"), engine.port("loop:b")];
-    let cores = [engine.lcore(None), engine.lcore(None)];
+    let first = engine.lcore(None);
+    let second = if cores == 1 { first } else { engine.lcore(None) };
     for port in ports {
         if let Some(priority) = priority {
             engine.priority(port, priority);
         }
     }
-    engine.program(cores[0], StackNode::new(settings(1), Sender::default()), [ports[0]]);
-    engine.program(cores[1], StackNode::new(settings(2), Receiver), [ports[1]]);
+    engine.program(first, StackNode::new(settings(1), Sender::default()), [ports[0]]);
+    engine.program(second, StackNode::new(settings(2), Receiver), [ports[1]]);
     let running = engine.start().expect("two loops and a link need nothing else");
     std::thread::sleep(Duration::from_secs(seconds));
     let snapshot = running.stop().expect("both loops live");
@@ -156,10 +157,12 @@ fn run(priority: Option<Priority>, seconds: u64) {
 }
 
 fn main() {
-    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(2_u64).max(1);
+    let mut arguments = std::env::args().skip(1).map(|text| text.parse().unwrap_or(0_u64));
+    let seconds = arguments.next().unwrap_or(2).max(1);
+    let cores = arguments.next().unwrap_or(2);
     println!("limit    MB/s    p50 us    p99 us  p99.9 us    rounds");
     for normal_limit in [8, 16, 32, 64, 128, 256, 512] {
-        run(Some(Priority { normal_limit, ..Priority::default() }), seconds);
+        run(Some(Priority { normal_limit, ..Priority::default() }), seconds, cores);
     }
-    run(None, seconds);
+    run(None, seconds, cores);
 }

@@ -200,7 +200,7 @@ struct PortEnds {
 impl PortEnds {
     fn of(port: &mut dyn Port, terms: &Terms, data_room_bytes: u32) -> PortEnds {
         let mut info = port.info().clone();
-        let ends = deal(port.take_queue_pairs(), &info, terms);
+        let ends = deal(port.take_queue_pairs(), terms);
         // What leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
         let longest = u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX);
         info.mtu = info.mtu.min(longest);

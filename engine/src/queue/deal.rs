@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pmd::port::{PortInfo, QueuePair};
+use pmd::port::QueuePair;
 
 use super::priority::{DscpSet, Prioritised, Priority, WAITING};
 use super::relay::{Carrier, Relay, UPLINK_FRAMES, Uplink};
@@ -39,11 +39,7 @@ impl Terms {
 }
 
 /// One end for each core, in order.
-pub(crate) fn deal(
-    pairs: Vec<Box<dyn QueuePair>>,
-    info: &PortInfo,
-    terms: &Terms,
-) -> Vec<Box<dyn QueuePair>> {
+pub(crate) fn deal(pairs: Vec<Box<dyn QueuePair>>, terms: &Terms) -> Vec<Box<dyn QueuePair>> {
     let cores = usize::from(terms.cores);
     let owners = pairs.len().min(cores);
     let mut hands: Vec<Vec<Box<dyn QueuePair>>> = (0..cores).map(|_| Vec::new()).collect();
@@ -60,7 +56,7 @@ pub(crate) fn deal(
         } else {
             let own = Several::of(hand);
             let own = match terms.priority {
-                Some(priority) => Box::new(Prioritised::new(own, priority, info.tx_descriptors)),
+                Some(priority) => Box::new(Prioritised::new(own, priority)),
                 None => own,
             };
             let guests = (owners..cores).filter(|guest| guest % owners == at);
@@ -81,19 +77,6 @@ mod tests {
     use pmd::port::Burst;
     use stack::steer::Owner;
 
-    fn info(queue_pairs: u16) -> PortInfo {
-        let (rx_descriptors, tx_descriptors) = (64, 64);
-        PortInfo {
-            driver: "test",
-            mac: [2; 6],
-            mtu: 1500,
-            rx_descriptors,
-            tx_descriptors,
-            queue_pairs,
-            features: 0,
-        }
-    }
-
     fn to_last(_frame: &[u8], count: u16) -> Owner {
         Owner::Core(count - 1)
     }
@@ -109,7 +92,7 @@ mod tests {
                         .map(|(pair, wire)| (pair as Box<dyn QueuePair>, wire))
                         .unzip();
                     let terms = Terms { cores, priority, owner_of: Some(to_last) };
-                    let mut ends = deal(pairs, &info(queue_pairs), &terms);
+                    let mut ends = deal(pairs, &terms);
                     assert_eq!(ends.len(), usize::from(cores));
 
                     for (index, end) in ends.iter_mut().enumerate() {
@@ -150,7 +133,7 @@ mod tests {
         let pool = home(1024);
         let (pair, wire) = TestPair::new(32);
         let terms = Terms { cores: 2, priority: None, owner_of: None };
-        let mut ends = deal(vec![pair], &info(1), &terms);
+        let mut ends = deal(vec![pair], &terms);
         let (mut sent, mut arrived): (u32, Vec<u32>) = (0, Vec::new());
         while arrived.len() < 2000 {
             let mut burst = Burst::new();
@@ -177,7 +160,7 @@ mod tests {
         let (pair, wire) = TestPair::new(64);
         let priority = Priority { normal_limit: 4, ..Priority::default() };
         let terms = Terms { cores: 2, priority: Some(priority), owner_of: None };
-        let mut ends = deal(vec![pair], &info(1), &terms);
+        let mut ends = deal(vec![pair], &terms);
         let ip = |tos: u8| [&[0; 12][..], &[0x08, 0x00, 0x45, tos], &[0; 18]].concat();
         let mut burst: Burst = (0..60).map(|_| frame(&pool, &ip(0))).collect();
         burst.push(frame(&pool, &ip(46 << 2)));

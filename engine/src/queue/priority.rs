@@ -96,8 +96,6 @@ impl Default for Priority {
 pub(crate) struct Prioritised {
     inner: Box<dyn QueuePair>,
     priority: Priority,
-    /// Descriptors of the transmit ring.
-    ring: usize,
     urgent: VecDeque<Mbuf>,
     normal: VecDeque<Mbuf>,
     /// What goes to the ring next, the urgent in front.
@@ -107,13 +105,12 @@ pub(crate) struct Prioritised {
 }
 
 impl Prioritised {
-    pub(crate) fn new(inner: Box<dyn QueuePair>, priority: Priority, tx_descriptors: u16) -> Prioritised {
+    pub(crate) fn new(inner: Box<dyn QueuePair>, priority: Priority) -> Prioritised {
         // Between two pumps a whole burst comes on top of what waits.
         let queue = || VecDeque::with_capacity(WAITING + MAX_BURST);
         Prioritised {
             inner,
             priority,
-            ring: usize::from(tx_descriptors),
             urgent: queue(),
             normal: queue(),
             next: Box::default(),
@@ -124,8 +121,9 @@ impl Prioritised {
 
     /// How many normal frames the ring may take when `urgent` ones go before them.
     fn normal_room(&mut self, urgent: usize) -> usize {
-        let occupied = self.ring.saturating_sub(self.inner.tx_room());
-        usize::from(self.priority.normal_limit).saturating_sub(occupied + urgent)
+        let before = self.inner.tx_waiting() + urgent;
+        let limited = usize::from(self.priority.normal_limit).saturating_sub(before);
+        limited.min(self.inner.tx_room().saturating_sub(urgent))
     }
 
     /// Moves what waits to the ring, as far as it may, in one burst.
@@ -199,6 +197,10 @@ impl QueuePair for Prioritised {
         (self.inner.tx_room() + WAITING).saturating_sub(self.urgent.len())
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.inner.tx_waiting() + self.urgent.len() + self.normal.len()
+    }
+
     /// What still waits is gone, as what is in the ring is.
     fn quiesce(&mut self) {
         self.urgent.clear();
@@ -267,7 +269,7 @@ mod tests {
     fn urgent_frames_leave_before_normal_ones_of_the_same_turn_in_one_burst() {
         let pool = home(256);
         let (inner, wire) = TestPair::new(256);
-        let mut pair = Prioritised::new(inner, Priority::default(), 256);
+        let mut pair = Prioritised::new(inner, Priority::default());
         let mut mixed = burst(&pool, BEST_EFFORT, 0..3);
         mixed.extend(burst(&pool, EF, 10..12));
         mixed.extend(burst(&pool, BEST_EFFORT, 3..5));
@@ -282,7 +284,7 @@ mod tests {
     fn normal_frames_fill_a_part_of_the_ring_and_urgent_ones_all_of_it() {
         let pool = home(512);
         let (inner, wire) = TestPair::new(64);
-        let mut pair = Prioritised::new(inner, Priority { normal_limit: 8, ..Priority::default() }, 64);
+        let mut pair = Prioritised::new(inner, Priority { normal_limit: 8, ..Priority::default() });
         assert_eq!(pair.tx_room(), 8 + WAITING);
         // What does not fit in the ring waits; what may not wait either is given back, the youngest.
         assert_eq!(pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 0..60)), 60);
@@ -315,7 +317,7 @@ mod tests {
     fn a_full_ring_keeps_the_order_of_both_classes() {
         let pool = home(512);
         let (inner, wire) = TestPair::new(4);
-        let mut pair = Prioritised::new(inner, Priority { normal_limit: 4, ..Priority::default() }, 4);
+        let mut pair = Prioritised::new(inner, Priority { normal_limit: 4, ..Priority::default() });
         pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 0..2));
         assert_eq!(pair.tx_burst(&mut burst(&pool, EF, 100..110)), 10);
         assert_eq!(pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 2..6)), 4);
@@ -329,10 +331,22 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_without_another_side_takes_what_may_wait_and_then_has_no_room() {
+        let pool = home(128);
+        let (inner, _) = TestPair::new(0);
+        let mut pair = Prioritised::new(inner, Priority::default());
+        assert_eq!((pair.tx_room(), pair.tx_room_urgent()), (WAITING, WAITING));
+        assert_eq!(pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 0..64)), 64);
+        assert_eq!((pair.tx_room(), pair.tx_room_urgent()), (0, WAITING));
+        assert_eq!(pair.tx_burst(&mut burst(&pool, EF, 0..64)), 64);
+        assert_eq!((pair.tx_room_urgent(), pair.tx_waiting()), (0, 128));
+    }
+
+    #[test]
     fn what_waits_at_the_end_goes_home() {
         let pool = home(128);
         let (inner, wire) = TestPair::new(64);
-        let mut pair = Prioritised::new(inner, Priority { normal_limit: 1, ..Priority::default() }, 64);
+        let mut pair = Prioritised::new(inner, Priority { normal_limit: 1, ..Priority::default() });
         pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 0..50));
         pair.quiesce();
         assert_eq!(wire.lock().unwrap().tx.len(), 1);

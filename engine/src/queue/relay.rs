@@ -81,6 +81,10 @@ impl QueuePair for Relay {
         if self.uplink.classes == DscpSet::NONE { self.tx_room() } else { room(&self.uplink.urgent) }
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.uplink.normal.len() + self.uplink.urgent.len()
+    }
+
     fn quiesce(&mut self) {}
 
     /// None: what is relayed counts where it leaves.
@@ -172,6 +176,10 @@ impl QueuePair for Carrier {
 
     fn tx_room_urgent(&mut self) -> usize {
         self.inner.tx_room_urgent()
+    }
+
+    fn tx_waiting(&mut self) -> usize {
+        self.inner.tx_waiting()
     }
 
     fn quiesce(&mut self) {

@@ -41,6 +41,10 @@ impl QueuePair for Several {
         self.pairs[0].tx_room()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.pairs[0].tx_waiting()
+    }
+
     fn quiesce(&mut self) {
         self.pairs.iter_mut().for_each(|pair| pair.quiesce());
     }

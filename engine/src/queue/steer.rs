@@ -160,6 +160,10 @@ impl QueuePair for Steered {
         self.inner.tx_room_urgent()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.inner.tx_waiting()
+    }
+
     fn quiesce(&mut self) {
         self.inner.quiesce();
     }

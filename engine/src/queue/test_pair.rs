@@ -51,6 +51,10 @@ impl QueuePair for TestPair {
         self.ring - self.wire.lock().unwrap().tx.len()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.wire.lock().unwrap().tx.len()
+    }
+
     fn quiesce(&mut self) {}
 
     fn counters(&self) -> QueueCounters {

@@ -63,6 +63,12 @@ pub trait QueuePair: Send {
         self.tx_room()
     }
 
+    /// How many descriptors of the transmit queue are taken: what one more frame would wait for. 0 where frames are
+    /// handed over at once.
+    fn tx_waiting(&mut self) -> usize {
+        0
+    }
+
     /// The core stops polling: gives back whatever belongs to the other side, so that this can stop or reset without
     /// waiting for us. Afterwards bursts move nothing. Cold.
     fn quiesce(&mut self);

@@ -141,6 +141,10 @@ impl QueuePair for NetemPair {
         self.tx.room()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.pair.tx_waiting()
+    }
+
     fn quiesce(&mut self) {
         self.pair.quiesce();
         self.rx.clear();

@@ -169,6 +169,10 @@ impl QueuePair for NetQueuePair {
         self.tx.room()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.tx.waiting()
+    }
+
     fn quiesce(&mut self) {}
 
     fn counters(&self) -> QueueCounters {

@@ -37,6 +37,12 @@ impl Transmitter {
         if self.fault().is_some() { 0 } else { usize::from(self.queue.free()) }
     }
 
+    /// How many descriptors the device has not given back.
+    pub(super) fn waiting(&mut self) -> usize {
+        self.reclaim();
+        usize::from(self.queue.size() - self.queue.free())
+    }
+
     /// Frees the mbufs that the device has sent. The length it states means nothing for a buffer that it read
     /// (drivers that checked it had to stop) and is ignored.
     #[inline]

@@ -167,6 +167,10 @@ impl QueuePair for ServerQueuePair {
         self.tx.room()
     }
 
+    fn tx_waiting(&mut self) -> usize {
+        self.tx.waiting()
+    }
+
     fn quiesce(&mut self) {
         self.rx.served.quiesce();
         self.tx.served.quiesce();

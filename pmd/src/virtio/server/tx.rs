@@ -39,6 +39,12 @@ impl Outlet {
         self.served.attend().and_then(|queue| queue.ready().ok()).map_or(0, usize::from)
     }
 
+    /// How many receive buffers of the driver are filled and not posted anew.
+    pub(super) fn waiting(&mut self) -> usize {
+        let waiting = |queue: &mut DeviceQueue| Some(queue.size().saturating_sub(queue.ready().ok()?));
+        self.served.attend().and_then(waiting).map_or(0, usize::from)
+    }
+
     /// Sends from the front of `burst` as long as the driver has buffers.
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
         let (served, counters) = (&mut self.served, &mut self.counters);
