@@ -22,12 +22,14 @@ pub(crate) struct Wire {
 pub(crate) struct TestPair {
     pub wire: Arc<Mutex<Wire>>,
     pub ring: usize,
+    /// Descriptors of the ring that its other side never offers.
+    pub absent: usize,
 }
 
 impl TestPair {
     pub(crate) fn new(ring: usize) -> (Box<TestPair>, Arc<Mutex<Wire>>) {
         let wire = Arc::new(Mutex::new(Wire::default()));
-        (Box::new(TestPair { wire: Arc::clone(&wire), ring }), wire)
+        (Box::new(TestPair { wire: Arc::clone(&wire), ring, absent: 0 }), wire)
     }
 }
 
@@ -41,18 +43,18 @@ impl QueuePair for TestPair {
 
     fn tx_burst(&mut self, burst: &mut Burst) -> usize {
         let mut wire = self.wire.lock().unwrap();
-        let count = (self.ring - wire.tx.len()).min(burst.len());
+        let count = (self.ring - self.absent - wire.tx.len()).min(burst.len());
         wire.tx.extend(burst.drain(..count));
         wire.bursts += usize::from(count > 0);
         count
     }
 
     fn tx_room(&mut self) -> usize {
-        self.ring - self.wire.lock().unwrap().tx.len()
+        self.ring - self.absent - self.wire.lock().unwrap().tx.len()
     }
 
     fn tx_waiting(&mut self) -> usize {
-        self.wire.lock().unwrap().tx.len()
+        self.absent + self.wire.lock().unwrap().tx.len()
     }
 
     fn quiesce(&mut self) {}
