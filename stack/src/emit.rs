@@ -144,14 +144,8 @@ impl Envelope<'_> {
                 (EthernetProtocol::Ipv6, 40)
             }
         };
-        if let Some(tcp) = packet[transport..].first_chunk::<20>() {
-            let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
-            let payload = packet.len() - transport - usize::from(tcp[12] >> 4) * 4;
-            // SYN and FIN count as a byte each.
-            let controls = u32::from(tcp[13] & 1) + u32::from(tcp[13] >> 1 & 1);
-            self.sent.seq_end =
-                word(4).wrapping_add(u32::try_from(payload).unwrap_or(0)).wrapping_add(controls);
-            self.sent.ack = word(8);
+        if let Some(tcp) = packet.get_mut(transport..) {
+            self.tcp(tcp);
         }
         if let Some(next_hop) = self.next_hop {
             self.link.write_header(frame, next_hop, ethertype);
@@ -159,20 +153,78 @@ impl Envelope<'_> {
     }
 }
 
-/// Sets the TOS byte of an IPv4 header that had 0 there, and corrects the sum (RFC 1624).
+impl Envelope<'_> {
+    /// Notes the sequence numbers of a segment. A pure acknowledgement gets the one after all that was ever sent, as
+    /// RFC 9293 §3.10.7.4 has it (`SEQ=SND.NXT`): smoltcp goes back to the oldest unacknowledged one when it
+    /// retransmits, and from there an acknowledgement is out of the peer's window. When both ends retransmit at once,
+    /// neither would ever hear the other's acknowledgements.
+    fn tcp(&mut self, segment: &mut [u8]) {
+        const FIN_SYN_RST: u8 = 0b111;
+        let len = segment.len();
+        let Some(tcp) = segment.first_chunk_mut::<20>() else { return };
+        let word =
+            |tcp: &[u8; 20], at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+        let payload = len.saturating_sub(usize::from(tcp[12] >> 4) * 4);
+        let flags = tcp[13];
+        let seq = word(tcp, 4);
+        // SYN and FIN count as a byte each.
+        let controls = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+        let end = seq.wrapping_add(u32::try_from(payload).unwrap_or(0)).wrapping_add(controls);
+        self.sent.ack = word(tcp, 8);
+        let behind = self.sent.seq_end.wrapping_sub(end);
+        if !self.sent.any || behind == 0 || behind >= 1 << 31 {
+            (self.sent.any, self.sent.seq_end) = (true, end);
+        } else if payload == 0 && flags & FIN_SYN_RST == 0 {
+            let new = self.sent.seq_end.to_be_bytes();
+            if self.checksum.tcp.tx() {
+                let mut sum = [tcp[16], tcp[17]];
+                for at in [0, 2] {
+                    sum = resum(sum, [tcp[4 + at], tcp[5 + at]], [new[at], new[at + 1]]);
+                }
+                tcp[16..18].copy_from_slice(&sum);
+            }
+            tcp[4..8].copy_from_slice(&new);
+        }
+    }
+}
+
+/// Sets the TOS byte of an IPv4 header that had 0 there, and corrects the sum.
 fn set_tos(packet: &mut [u8], tos: u8, summed: bool) {
     if tos == 0 {
         return;
     }
-    let old = u16::from_be_bytes([packet[0], packet[1]]);
+    let old = [packet[0], packet[1]];
     packet[1] = tos;
     if summed {
-        let new = u16::from_be_bytes([packet[0], tos]);
-        let sum = u16::from_be_bytes([packet[10], packet[11]]);
-        let mut total = u32::from(!sum) + u32::from(!old) + u32::from(new);
-        total = (total & 0xffff) + (total >> 16);
-        total = (total & 0xffff) + (total >> 16);
-        let sum = !u16::try_from(total).unwrap_or(0);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let sum = resum([packet[10], packet[11]], old, [packet[0], tos]);
+        packet[10..12].copy_from_slice(&sum);
+    }
+}
+
+/// An Internet checksum after one word has changed: HC' = ~(~HC + ~m + m') (RFC 1624 §3).
+fn resum(sum: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
+    let word = |bytes: [u8; 2]| u32::from(u16::from_be_bytes(bytes));
+    let mut total = (word(sum) ^ 0xffff) + (word(old) ^ 0xffff) + word(new);
+    total = (total & 0xffff) + (total >> 16);
+    total = (total & 0xffff) + (total >> 16);
+    u16::try_from(total ^ 0xffff).unwrap_or(0).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resum;
+    use smoltcp::wire::Ipv4Packet;
+
+    #[test]
+    fn a_sum_stays_right_when_a_word_changes() {
+        for n in 0..=u16::MAX {
+            let mut header = [0x45, 0, 0, 40, 1, 2, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            Ipv4Packet::new_unchecked(&mut header).fill_checksum();
+            let new = n.to_be_bytes();
+            let sum = resum([header[10], header[11]], [header[4], header[5]], new);
+            header[4..6].copy_from_slice(&new);
+            header[10..12].copy_from_slice(&sum);
+            assert!(Ipv4Packet::new_unchecked(&header).verify_checksum(), "{n}");
+        }
     }
 }

@@ -33,7 +33,9 @@ pub(crate) enum Phase {
 /// What was emitted last, for TIME-WAIT and for the check of ICMP errors.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sent {
-    /// After the last sequence number sent.
+    /// Whether anything was.
+    pub any: bool,
+    /// After the latest sequence number ever sent.
     pub seq_end: u32,
     /// Last acknowledgement number sent.
     pub ack: u32,

@@ -184,6 +184,18 @@ impl<S: Service> Stack<S> {
         &mut self.service
     }
 
+    /// Calls `f` with the stack as the service sees it, from outside of the service: to begin something, or to look.
+    /// What `f` writes leaves with the next turn.
+    pub fn with_net<D: Device, R>(
+        &mut self,
+        now: Time,
+        device: &mut D,
+        f: impl FnOnce(&mut Net<'_>) -> R,
+    ) -> R {
+        self.begin(now, device);
+        f(&mut Net { core: &mut self.core, out: &mut DeviceOut(device) })
+    }
+
     /// Tells the service, through [`Net::winding_down`], that the engine is about to stop.
     pub fn wind_down(&mut self) {
         self.core.winding_down = true;

@@ -277,6 +277,23 @@ impl World {
         any
     }
 
+    /// Gives one frame to a host, in a turn of its own, and shows what the host sends in answer. The answer goes
+    /// nowhere.
+    pub fn inject(&mut self, host: usize, frame: &[u8]) -> Vec<Vec<u8>> {
+        let Host { stack, wire } = &mut self.hosts[host];
+        stack.receive(self.now, std::iter::once(frame), wire);
+        stack.turn(self.now, wire);
+        wire.frames.drain(..).collect()
+    }
+
+    /// As [`ask`](Self::ask), but shows what the host sends; it goes nowhere.
+    pub fn ask_frames(&mut self, host: usize, f: impl FnOnce(&mut Net<'_>) + Send + 'static) -> Vec<Vec<u8>> {
+        self.script(host).ask.push(Box::new(f));
+        let Host { stack, wire } = &mut self.hosts[host];
+        stack.turn(self.now, wire);
+        wire.frames.drain(..).collect()
+    }
+
     /// Lets time pass until `end`, from event to event.
     pub fn run_until(&mut self, end: Time) {
         while self.now < end {
