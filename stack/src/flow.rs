@@ -97,8 +97,6 @@ impl Flow {
     /// A free slot; the one allocation of its set's storage happens here, once.
     pub fn vacant() -> Self {
         let nowhere = smoltcp::wire::IpEndpoint::new(smoltcp::wire::IpAddress::v4(0, 0, 0, 0), 0);
-        let mut storage = Vec::with_capacity(1);
-        storage.push(SocketStorage::EMPTY);
         Flow {
             tuple: Tuple { local: nowhere, remote: nowhere },
             hash: 0,
@@ -116,7 +114,7 @@ impl Flow {
             next_hop: None,
             clock: FlowClock::new(1),
             sent: Sent::default(),
-            set: SocketSet::new(storage),
+            set: SocketSet::new(vec![SocketStorage::EMPTY]),
             handle: SocketHandle::default(),
             socket_at: 0,
             recv_at: 0,

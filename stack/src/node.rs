@@ -207,7 +207,7 @@ impl<S: Service> Stack<S> {
         core.counters.visit(visit);
         visit("flows", core.flows.len() as u64);
         visit("half_open", core.half_open.len as u64);
-        visit("time_wait", core.time_wait.len() as u64);
+        visit("time_wait", core.time_wait.remembered() as u64);
         visit("buffers_lent", core.flows.buffers_lent() as u64);
         visit("queries", core.resolver.in_use() as u64);
         core.udp.counters(visit);

@@ -1,8 +1,8 @@
 //! Which core a frame belongs to, where a device does not spread flows by itself.
 
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::IpEndpoint;
 
-use crate::tuple::{Peek, Tuple};
+use crate::tuple::{Peek, Tuple, bits, high, low};
 
 /// Who is to have a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,8 @@ fn core_of(protocol: u8, tuple: &Tuple, count: u16) -> u16 {
     }
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(protocol);
     for (address, port) in [(tuple.local.addr, tuple.local.port), (tuple.remote.addr, tuple.remote.port)] {
-        let bits = match address {
-            IpAddress::Ipv4(a) => u128::from(a.to_bits()),
-            IpAddress::Ipv6(a) => a.to_bits(),
-        };
-        let (high, low) = ((bits >> 64) as u64, (bits & u128::from(u64::MAX)) as u64);
+        let bits = bits(address);
+        let (high, low) = (high(bits), low(bits));
         for word in [high, low ^ u64::from(port) << 40] {
             // splitmix64's finalizer: cheap, and every bit counts.
             state = (state ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -105,6 +102,6 @@ fn core_of(protocol: u8, tuple: &Tuple, count: u16) -> u16 {
         }
     }
     // The high half times the count, shifted back: an even spread without a division.
-    let spread = (state >> 32) * u64::from(count) >> 32;
+    let spread = ((state >> 32) * u64::from(count)) >> 32;
     u16::try_from(spread).unwrap_or(0)
 }

@@ -29,7 +29,7 @@ pub(crate) struct TimeWait {
     first: usize,
     len: usize,
     table: HashTable<u32>,
-    live: usize,
+    remembered: usize,
     timeout: Duration,
 }
 
@@ -53,13 +53,13 @@ impl TimeWait {
             first: 0,
             len: 0,
             table: HashTable::with_capacity(limit),
-            live: 0,
+            remembered: 0,
             timeout,
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.live
+    pub fn remembered(&self) -> usize {
+        self.remembered
     }
 
     /// Takes a connection in; the oldest makes room. Returns whether one had to go before its time.
@@ -81,7 +81,7 @@ impl TimeWait {
             None => self.ring.push(entry),
         }
         self.len += 1;
-        self.live += 1;
+        self.remembered += 1;
         let ring = &self.ring;
         let place = u32::try_from(place).expect("the limit is far less");
         self.table.insert_unique(hash, place, |&place| ring[place as usize].hash);
@@ -103,7 +103,7 @@ impl TimeWait {
             found.remove();
         }
         self.ring[place].live = false;
-        self.live -= 1;
+        self.remembered -= 1;
     }
 
     /// Forgets those whose time is over. Each is passed once, so this costs nothing more over time than inserting.
@@ -172,18 +172,18 @@ mod tests {
         for port in 1..=4u16 {
             assert_eq!(table.insert(tuple(port), hash(port), 1, 2, at(u64::from(port))), port == 4);
         }
-        assert_eq!(table.len(), 3);
+        assert_eq!(table.remembered(), 3);
         assert!(table.find(hash(1), &tuple(1), at(4)).is_none(), "made room");
         assert!(table.find(hash(2), &tuple(2), at(11)).is_some());
         assert!(table.find(hash(2), &tuple(2), at(12)).is_none(), "its time is over");
         assert!(table.remove(hash(3), &tuple(3)));
         assert!(!table.remove(hash(3), &tuple(3)));
         table.expire(at(100));
-        assert_eq!(table.len(), 0);
+        assert_eq!(table.remembered(), 0);
         for port in 1..=100u16 {
             table.insert(tuple(port % 7), hash(port % 7), 1, 2, at(200));
         }
-        assert_eq!(table.len(), 3);
+        assert_eq!(table.remembered(), 3);
         assert_eq!(table.table.len(), 3);
     }
 

@@ -44,15 +44,15 @@ fn fold(x: u64, y: u64) -> u64 {
 }
 
 #[allow(clippy::cast_possible_truncation)]
-fn low(x: u128) -> u64 {
+pub(crate) fn low(x: u128) -> u64 {
     x as u64
 }
 
-fn high(x: u128) -> u64 {
+pub(crate) fn high(x: u128) -> u64 {
     low(x >> 64)
 }
 
-fn bits(address: IpAddress) -> u128 {
+pub(crate) fn bits(address: IpAddress) -> u128 {
     match address {
         IpAddress::Ipv4(a) => u128::from(a.to_bits()),
         IpAddress::Ipv6(a) => a.to_bits(),

@@ -43,7 +43,7 @@ impl Core {
                     // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
                     let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
                     let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
-                    self.flows.at(index).sent = Sent { seq_end: number(ack), ack: number(seq) };
+                    self.flows.at(index).sent = Sent { any: true, seq_end: number(ack), ack: number(seq) };
                 }
             }
             None => self.stray(packet, &tcp, tuple, hash, device),

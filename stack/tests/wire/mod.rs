@@ -11,14 +11,14 @@ const FRAME: usize = 1514;
 
 /// Frames in flight in one direction.
 pub struct Wire {
-    frames: Vec<Box<[u8; FRAME]>>,
+    frames: Vec<[u8; FRAME]>,
     lens: Vec<usize>,
     len: usize,
 }
 
 impl Wire {
     pub fn new(room: usize) -> Self {
-        Wire { frames: (0..room).map(|_| Box::new([0; FRAME])).collect(), lens: vec![0; room], len: 0 }
+        Wire { frames: vec![[0; FRAME]; room], lens: vec![0; room], len: 0 }
     }
 
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> + Clone {
@@ -236,10 +236,9 @@ impl Pair {
         self.load.service_mut().active = true;
         for at in 0..count {
             let id = self.load.service().conns[at];
-            let begun = self.load.with_net(self.now, &mut self.there, |net| {
+            self.load.with_net(self.now, &mut self.there, |net| {
                 Load::request(&mut net.conn(id).expect("open"));
             });
-            let () = begun;
             if at % 32 == 31 {
                 self.turn(10_000);
             }

@@ -156,11 +156,14 @@ pub(crate) struct Host {
     pub wire: Wire,
 }
 
+/// Whether a frame from a host arrives.
+pub type Passes = Box<dyn FnMut(usize, &[u8]) -> bool>;
+
 pub(crate) struct World {
     pub now: Time,
     pub hosts: [Host; 2],
     /// Whether a frame from host `.0` arrives.
-    pub passes: Box<dyn FnMut(usize, &[u8]) -> bool>,
+    pub passes: Passes,
     pub delay: Duration,
     on_the_way: VecDeque<(Time, usize, Vec<u8>)>,
 }
