@@ -25,7 +25,7 @@ readonly PACKAGES=(
     qemu-system-x86 busybox-static cpio zstd    # the guest in which VFIO is real, and its initramfs
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
     util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
-    curl apache2-utils wrk netcat-openbsd       # the kernel as a peer: clients of our servers,
+    curl apache2-utils wrk netcat-openbsd iperf3  # the kernel as a peer: clients of our servers, one stream,
     iputils-ping dnsmasq-base                   # echo requests; DHCP, router advertisements and DNS
     shellcheck                                  # lint of the scripts
     python3-venv                                # HdrHistogram's Python package, in an environment of its own

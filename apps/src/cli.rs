@@ -24,13 +24,16 @@ pub use net::StackFlags;
 use crate::doctor;
 use crate::programs::echo::EchoArgs;
 use crate::programs::generator::GenArgs;
+use crate::programs::http::HttpArgs;
 use crate::programs::l2fwd::L2fwdArgs;
 use crate::programs::load::LoadArgs;
+use crate::programs::ping::PingArgs;
+use crate::programs::resolve::ResolveArgs;
 use crate::programs::rxonly::RxOnlyArgs;
-use crate::programs::{echo, generator, l2fwd, load, rxonly};
+use crate::programs::{echo, generator, http, l2fwd, load, ping, resolve, rxonly};
 
 /// Programs that may have a table in the configuration file.
-pub const PROGRAMS: [&str; 6] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load"];
+pub const PROGRAMS: [&str; 9] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load", "http", "ping", "resolve"];
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.";
@@ -50,6 +53,8 @@ Examples:
   bywash l2fwd --port vfio:0000:00:03.0 --port vfio:0000:00:04.0 -l 1 --stats-period 1
   bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
   bywash echo --port tap:bw0 --ip 10.0.0.2/24
+  bywash http --port tap:bw0 --ip 10.0.0.2/24 --root /srv/www
+  bywash ping 10.0.0.1 --port tap:bw0 --ip 10.0.0.2/24 -c 3
 
 Exit codes: 0 all went well; 1 something failed at run time; 2 wrong usage or configuration.
 Log messages go to standard error; BYWASH_LOG=debug shows more of them.";
@@ -78,6 +83,12 @@ pub enum Command {
     Echo(Echo),
     /// Ask a server over TCP, UDP or HTTP, check the answers, measure how long they take
     Load(Load),
+    /// Serve files, or one fixed answer, over HTTP
+    Http(Http),
+    /// Ask a host whether it is there, and measure how long its answers take
+    Ping(Ping),
+    /// Ask DNS servers for the addresses of names
+    Resolve(Resolve),
     /// Say what keeps a port from opening on this machine, and the command that fixes it
     Doctor(doctor::Args),
 }
@@ -190,6 +201,54 @@ pub struct Load {
     /// Ports, cores, output.
     #[command(flatten)]
     pub shared: Shared,
+}
+
+/// `bywash http`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", http::EXAMPLES))]
+pub struct Http {
+    /// What is served.
+    #[command(flatten)]
+    pub args: HttpArgs,
+    /// Addresses, routes, connections.
+    #[command(flatten)]
+    pub stack: StackFlags,
+    /// Ports, cores, output.
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// `bywash ping`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", ping::EXAMPLES))]
+pub struct Ping {
+    /// Whom to ask, and how.
+    #[command(flatten)]
+    pub args: PingArgs,
+    /// Addresses, routes, connections.
+    #[command(flatten)]
+    pub stack: StackFlags,
+    /// Ports, cores, output.
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// `bywash resolve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{}\n\n{EXIT_CODES}", resolve::EXAMPLES))]
+pub struct Resolve {
+    /// What to ask for.
+    #[command(flatten)]
+    pub args: ResolveArgs,
+    /// Addresses, routes, connections.
+    #[command(flatten)]
+    pub stack: StackFlags,
+    /// Where the name server is.
+    #[command(flatten)]
+    pub ports: PortFlags,
+    /// Cores, bursts, rings, memory.
+    #[command(flatten)]
+    pub engine: EngineFlags,
 }
 
 /// Runs the command line `arguments` (the program's name first) and returns the exit code.

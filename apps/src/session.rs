@@ -50,6 +50,21 @@ pub struct Session {
     pub verdict: Option<fn(&Summary) -> Option<String>>,
 }
 
+/// What a program shows of its own, beside or in place of what all programs show.
+pub trait Live {
+    /// Appends lines to show now. Called every few milliseconds, and once more at the end; not with `--json`, and what
+    /// it appends is not shown with `--quiet`.
+    fn lines(&mut self, _text: &mut String) {}
+
+    /// The first part of the report for people, in place of frames and rates.
+    fn report(&mut self, _summary: &Summary) -> Option<String> {
+        None
+    }
+}
+
+/// Nothing of its own.
+impl Live for () {}
+
 /// A file of `--hlog` or `--hgrm` that cannot be written.
 #[derive(Debug, Error)]
 #[error("cannot write {}; is the folder there, writable and not full?", path.display())]
@@ -82,7 +97,20 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure::Run`]. What was measured before a failure is printed all the same.
-    pub fn run(mut self, engine: Engine, output: &OutputFlags) -> Result<ExitCode, Failure> {
+    pub fn run(self, engine: Engine, output: &OutputFlags) -> Result<ExitCode, Failure> {
+        self.run_live(engine, output, &mut ())
+    }
+
+    /// The same, with what `live` has to show.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_live(
+        mut self,
+        engine: Engine,
+        output: &OutputFlags,
+        live: &mut dyn Live,
+    ) -> Result<ExitCode, Failure> {
         self.length = output.seconds.or(self.length).map(|length| length + self.warm_up);
         let interrupted = watch_signals().map_err(Failure::run)?;
         // Files first: a misspelt folder should show now, not after an hour.
@@ -103,14 +131,15 @@ impl Session {
             show.log = Some(log.map_err(Failure::run)?);
         }
 
-        let (running, measured) = self.watch(running, &interrupted, &mut show)?;
+        let (running, measured) = self.watch(running, &interrupted, &mut show, live)?;
         let (last, failure) = match running.finish(self.drain + GRACE) {
             Ok(snapshot) => (snapshot, None),
             Err(error) => (last_snapshot(&error), Some(Failure::run(error))),
         };
         show.interval(last.clone(), true)?;
+        show.live(live);
         let summary = Summary { measured, ..Summary::new(self.program, last, &self.result_ports) };
-        show.end(&summary, self.first_latency)?;
+        show.end(&summary, self.first_latency, live)?;
         let failure = failure.or_else(|| Some(Failure::run(self.verdict?(&summary)?)));
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     }
@@ -121,6 +150,7 @@ impl Session {
         mut running: Running,
         interrupted: &AtomicBool,
         show: &mut Show<'_>,
+        live: &mut dyn Live,
     ) -> Result<(Running, Duration), Failure> {
         let start = Instant::now();
         let (mut next_progress, mut next_interval) = (PROGRESS_EVERY, show.interval_length());
@@ -129,6 +159,7 @@ impl Session {
             let left = self.length.map_or(LOOK_EVERY, |length| length.saturating_sub(start.elapsed()));
             thread::sleep(left.min(LOOK_EVERY));
             let elapsed = start.elapsed();
+            show.live(live);
             // ORDERING: Relaxed. The handler hands nothing over but the flag.
             let is_over = interrupted.load(Ordering::Relaxed)
                 || self.length.is_some_and(|length| elapsed >= length)
@@ -156,7 +187,7 @@ fn last_snapshot(error: &StopError) -> Snapshot {
 }
 
 /// Raised by the first SIGINT or SIGTERM; the second one ends the process at once, should stopping hang.
-fn watch_signals() -> io::Result<Arc<AtomicBool>> {
+pub(crate) fn watch_signals() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the exit looks at the flag before the second handler raises it.
@@ -222,6 +253,19 @@ impl<'a> Show<'a> {
         print(&text);
     }
 
+    /// Shows the lines of a program's own.
+    fn live(&mut self, live: &mut dyn Live) {
+        if self.output.json {
+            return;
+        }
+        let mut text = String::new();
+        live.lines(&mut text);
+        if !text.is_empty() && !self.output.quiet {
+            self.progress.clear();
+            print(&text);
+        }
+    }
+
     /// Moves the progress line.
     fn progress(&mut self, mut snapshot: Snapshot) {
         self.progress.show(&snapshot);
@@ -249,12 +293,12 @@ impl<'a> Show<'a> {
     }
 
     /// Prints the result and writes the tables.
-    fn end(&mut self, summary: &Summary, first_latency: &str) -> Result<(), Failure> {
+    fn end(&mut self, summary: &Summary, first_latency: &str, live: &mut dyn Live) -> Result<(), Failure> {
         self.progress.clear();
         if self.output.json {
             print(&json::text(summary));
         } else {
-            print(&report(summary, self.colour, self.output.quiet));
+            print(&report(summary, live.report(summary), self.colour, self.output.quiet));
         }
         if let Some(path) = &self.output.hgrm {
             for (path, text) in hgrm::files(&summary.latencies, first_latency, path) {
@@ -268,9 +312,12 @@ impl<'a> Show<'a> {
     }
 }
 
-/// All there is to read at the end of a run.
-fn report(summary: &Summary, colour: Colour, quiet: bool) -> String {
-    let mut parts = vec![totals::forward(&summary.snapshot), rates::text(summary, colour)];
+/// All there is to read at the end of a run; `own` instead of frames and rates, if the program has that.
+fn report(summary: &Summary, own: Option<String>, colour: Colour, quiet: bool) -> String {
+    let mut parts = match own {
+        Some(own) => vec![own],
+        None => vec![totals::forward(&summary.snapshot), rates::text(summary, colour)],
+    };
     parts.push(percentiles::table(&summary.snapshot, Span::Total, colour));
     if !quiet {
         let columns = terminal_columns();
@@ -289,7 +336,7 @@ fn terminal_columns() -> u16 {
 }
 
 /// Writes to standard output. Nobody may be reading any more (`bywash … | head`): that ends no run.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

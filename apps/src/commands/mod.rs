@@ -3,8 +3,11 @@
 mod demo;
 mod echo;
 mod generator;
+mod http;
 mod l2fwd;
 mod load;
+mod ping;
+mod resolve;
 mod rxonly;
 
 use std::ops::Range;
@@ -27,6 +30,9 @@ pub fn run(command: Command, file: Config) -> Result<ExitCode, Failure> {
         Command::Rxonly(args) => rxonly::run(&args, file),
         Command::Echo(args) => echo::run(&args, file),
         Command::Load(args) => load::run(&args, file),
+        Command::Http(args) => http::run(&args, file),
+        Command::Ping(args) => ping::run(&args, file),
+        Command::Resolve(args) => resolve::run(&args, file),
         Command::Doctor(args) => crate::doctor::run(&args).map_err(Failure::run),
     }
 }

@@ -5,6 +5,8 @@ pub mod generator;
 pub mod http;
 pub mod l2fwd;
 pub mod load;
+pub mod ping;
+pub mod resolve;
 pub mod rxonly;
 pub mod units;
 

@@ -76,10 +76,13 @@ impl Librarian {
                     match stock.scan() {
                         Ok(true) => stock.publish(&shelves),
                         Ok(false) => {}
-                        Err(error) => log::warn!(
-                            "{} cannot be read, so it stays as it was: {error}",
-                            stock.root.display()
-                        ),
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            log::warn!(
+                                "{} cannot be read, so it stays as it was: {error}",
+                                stock.root.display()
+                            );
+                        }
                     }
                     stock.free_unused();
                 }
