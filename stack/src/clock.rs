@@ -83,15 +83,17 @@ impl FlowClock {
 
     /// Real to flow time.
     pub fn instant(self, now: Time) -> Instant {
-        let micros = u128::from(now.0) * u128::from(self.scale) / 1000;
+        let scale = u64::from(self.scale);
+        // In parts, as the product may not fit 64 bits.
+        let micros = (now.0 / 1000).saturating_mul(scale) + now.0 % 1000 * scale / 1000;
         Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 
     /// Flow to real time, rounded up: never before the instant has come.
     pub fn time(self, instant: Instant) -> Time {
-        let micros = u128::try_from(instant.total_micros()).unwrap_or(0);
-        let ns = (micros * 1000).div_ceil(u128::from(self.scale));
-        Time(u64::try_from(ns).unwrap_or(u64::MAX))
+        let (micros, scale) = (u64::try_from(instant.total_micros()).unwrap_or(0), u64::from(self.scale));
+        let rest = (micros % scale * 1000).div_ceil(scale);
+        Time((micros / scale).saturating_mul(1000).saturating_add(rest))
     }
 
     /// A real duration as the flow's clock counts it.

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub counters: Counters,
     pub samples: Vec<(usize, u64)>,
     pub wake_at: Option<Time>,
+    /// When neighbours, DHCP and name servers are next looked after.
+    pub chores_at: Time,
     pub winding_down: bool,
     pub resets: Bucket,
     random: Random,
@@ -185,6 +187,7 @@ impl Core {
             counters: Counters::default(),
             samples: Vec::with_capacity(SAMPLES),
             wake_at: None,
+            chores_at: now,
             winding_down: false,
             resets: Bucket::new(limits.resets_per_second, now),
             random: Random { key: (word(7), word(8)), count: 0 },

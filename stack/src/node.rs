@@ -147,12 +147,8 @@ impl<S: Service> Stack<S> {
     /// next turn. Does not allocate in steady state. Returns whether anything was done.
     pub fn turn<D: Device>(&mut self, now: Time, device: &mut D) -> bool {
         self.begin(now, device);
-        let core = &mut self.core;
-        let mut done = core.link.turn(now, &mut DeviceOut(device));
-        done |= core.configure_turn(&mut DeviceOut(device));
-        done |= core.resolver_turn(&mut DeviceOut(device));
-        core.time_wait.expire(now);
-        done |= core.expire_timers() > 0;
+        let mut done = self.core.chores(&mut DeviceOut(device));
+        done |= self.core.expire_timers() > 0;
         self.events(device);
         self.answers(device);
         done |= self.run_ready(device);
@@ -170,8 +166,9 @@ impl<S: Service> Stack<S> {
             return Some(core.now);
         }
         let dhcp = core.dhcp.as_ref().and_then(|dhcp| dhcp.poll_at());
-        let own = [core.timers.next(), core.link.poll_at(), core.resolver.poll_at(), dhcp, core.wake_at];
-        own.into_iter().flatten().min()
+        let chores = [core.link.poll_at(), core.resolver.poll_at(), dhcp].into_iter().flatten().min();
+        let chores = chores.map(|at| at.max(core.chores_at));
+        [core.timers.next(), chores, core.wake_at].into_iter().flatten().min()
     }
 
     /// The service.

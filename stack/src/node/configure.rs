@@ -1,6 +1,8 @@
 //! Addresses, routes and name servers as they come and go: DHCP, router advertisements, the resolver, and what the other
 //! cores are told of it.
 
+use std::time::Duration;
+
 use smoltcp::phy::Device;
 use smoltcp::wire::{IpAddress, IpCidr, IpEndpoint, IpRepr};
 
@@ -85,9 +87,26 @@ impl<S: Service> Stack<S> {
 /// Learnt name servers that are kept.
 const MOST_SERVERS: usize = 8;
 
+/// How often chores are seen to. They have timers of milliseconds and more, but looking at those costs as much as a
+/// tenth of a request.
+const CHORES: Duration = Duration::from_micros(50);
+
 impl Core {
+    /// What is due of everything that is not a connection: neighbours, router solicitations, DHCP, name servers,
+    /// TIME-WAIT. Not more often than every [`CHORES`].
+    pub(super) fn chores(&mut self, out: &mut dyn FrameOut) -> bool {
+        if self.now < self.chores_at {
+            return false;
+        }
+        self.chores_at = self.now + CHORES;
+        self.time_wait.expire(self.now);
+        let mut done = self.link.turn(self.now, out);
+        done |= self.configure_turn(out);
+        done | self.resolver_turn(out)
+    }
+
     /// The DHCP client's turn.
-    pub(super) fn configure_turn(&mut self, out: &mut dyn FrameOut) -> bool {
+    fn configure_turn(&mut self, out: &mut dyn FrameOut) -> bool {
         let Some(dhcp) = &mut self.dhcp else { return false };
         let (link, now) = (&mut self.link, self.now);
         // What cannot be sent is lost; the client asks again.
@@ -147,7 +166,7 @@ impl Core {
     }
 
     /// The resolver's turn.
-    pub(super) fn resolver_turn(&mut self, out: &mut dyn FrameOut) -> bool {
+    fn resolver_turn(&mut self, out: &mut dyn FrameOut) -> bool {
         let Core { resolver, link, udp, now, config, .. } = self;
         let share = (config.share.index, config.share.count);
         resolver.turn(*now, &mut BelowResolver { link, udp, now: *now, share, out })
