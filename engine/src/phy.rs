@@ -126,3 +126,118 @@ impl RxToken for Never {
         match self {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Lane;
+    use crate::queue::priority::{Prioritised, Priority};
+    use crate::queue::test_pair::{TestPair, home};
+    use crate::stats::CoreReport;
+    use crate::tsc::Tsc;
+    use pmd::HomePool;
+    use pmd::port::QueuePair;
+
+    const MAX: usize = 1518;
+
+    /// Calls `body` with the context of a program that has one port, then ends the turn.
+    fn turn(pool: &HomePool, lanes: &mut [Lane], body: impl FnOnce(&mut Cx<'_>)) -> CoreReport {
+        let mut report = CoreReport::new(0, None, &[(0, 0)], &[]);
+        let tsc = Tsc::from_hz(1_000_000_000);
+        let mut cx = Cx {
+            now: Ticks(1000),
+            tsc: &tsc,
+            pool,
+            winding_down: false,
+            lanes,
+            report: &mut report,
+            slots: None,
+        };
+        body(&mut cx);
+        cx.flush();
+        report
+    }
+
+    fn lanes(pair: Box<dyn QueuePair>) -> [Lane; 1] {
+        [Lane::new(pair, 0, false)]
+    }
+
+    /// Sends frames of 60 bytes until there is no token; returns how many.
+    fn fill(phy: &mut Phy<'_, '_>) -> usize {
+        let mut sent = 0;
+        while let Some(token) = phy.transmit(Instant::ZERO) {
+            token.consume(60, |bytes| bytes.fill(sent as u8));
+            sent += 1;
+        }
+        sent
+    }
+
+    #[test]
+    fn frames_are_written_in_place_stamped_and_sent_until_the_ring_is_full() {
+        let pool = home(512);
+        let (pair, wire) = TestPair::new(200);
+        let mut lanes = lanes(pair);
+        let report = turn(&pool, &mut lanes, |cx| {
+            let mut phy = Phy::new(cx, 0, MAX, Ticks(77));
+            assert_eq!(phy.capabilities().max_transmission_unit, MAX);
+            assert_eq!(fill(&mut phy), 200, "more than a burst, less than the pool");
+        });
+        let sent = std::mem::take(&mut wire.lock().unwrap().tx);
+        assert_eq!(sent.len(), 200);
+        for (number, frame) in sent.iter().enumerate() {
+            assert_eq!((frame.data(), frame.rx_ticks()), (&[number as u8; 60][..], 77));
+        }
+        assert_eq!(report.queues[0].tx_dropped, 0);
+    }
+
+    #[test]
+    fn a_token_that_is_not_used_costs_neither_mbuf_nor_room_and_an_empty_pool_gives_none() {
+        let pool = home(10);
+        let (pair, wire) = TestPair::new(64);
+        let mut lanes = lanes(pair);
+        turn(&pool, &mut lanes, |cx| {
+            let mut phy = Phy::new(cx, 0, MAX, Ticks(0));
+            (0..100).for_each(|_| assert!(phy.transmit(Instant::ZERO).is_some()));
+            assert_eq!(fill(&mut phy), 10);
+        });
+        assert_eq!(wire.lock().unwrap().tx.len(), 10);
+    }
+
+    #[test]
+    fn a_frame_that_no_mbuf_holds_goes_nowhere_and_is_counted() {
+        let pool = home(4);
+        let (pair, wire) = TestPair::new(64);
+        let mut lanes = lanes(pair);
+        let report = turn(&pool, &mut lanes, |cx| {
+            let mut phy = Phy::new(cx, 0, MAX, Ticks(0));
+            let token = phy.transmit(Instant::ZERO).unwrap();
+            assert_eq!(token.consume(100_000, |bytes| bytes.len()), 100_000);
+        });
+        assert_eq!((report.drops.get("tx_too_long"), wire.lock().unwrap().tx.len()), (1, 0));
+        assert_eq!(pool.levels().free, 4);
+    }
+
+    #[test]
+    fn urgent_frames_have_room_when_the_others_have_none() {
+        let pool = home(512);
+        let (pair, wire) = TestPair::new(100);
+        let priority = Priority { normal_limit: 8, ..Priority::default() };
+        let mut lanes = lanes(Box::new(Prioritised::new(pair, priority)));
+        let report = turn(&pool, &mut lanes, |cx| {
+            let normal = fill(&mut Phy::new(cx, 0, MAX, Ticks(0)));
+            assert_eq!(normal, 8 + 64, "in the ring, and waiting");
+            let mut urgent = Phy::new(cx, 0, MAX, Ticks(0)).urgent();
+            for _ in 0..20 {
+                let token = urgent.transmit(Instant::ZERO).expect("room is kept for it");
+                token.consume(60, |bytes| {
+                    bytes.fill(0);
+                    bytes[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 46 << 2]);
+                });
+            }
+        });
+        assert_eq!(report.queues[0].tx_dropped, 0);
+        let wire = wire.lock().unwrap();
+        assert_eq!(wire.tx.iter().filter(|frame| frame.data()[15] == 46 << 2).count(), 20);
+        assert_eq!(wire.tx.len(), 8 + 20);
+    }
+}

@@ -14,4 +14,4 @@ pub(crate) mod relay;
 pub(crate) mod several;
 pub(crate) mod steer;
 #[cfg(test)]
-mod test_pair;
+pub(crate) mod test_pair;

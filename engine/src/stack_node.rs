@@ -297,3 +297,92 @@ impl<S: Service> Program for StackNode<S> {
         self.service().is_none_or(Service::is_done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Lane;
+    use crate::queue::test_pair::{TestPair, frame, home};
+    use crate::stats::CoreReport;
+    use stack::{Closed, Conn, ConnId, Net};
+
+    struct Nothing;
+
+    impl Service for Nothing {
+        fn accept(&mut self, _conn: &mut Conn<'_>) {}
+        fn ready(&mut self, _conn: &mut Conn<'_>) {}
+        fn closed(&mut self, _id: ConnId, _tag: u64, _why: Closed, _net: &mut Net<'_>) {}
+    }
+
+    fn info(mac: [u8; 6], mtu: u16) -> PortInfo {
+        let (rx_descriptors, tx_descriptors) = (64, 64);
+        PortInfo { driver: "test", mac, mtu, rx_descriptors, tx_descriptors, queue_pairs: 1, features: 0 }
+    }
+
+    fn refusal(settings: StackSettings, ports: &[PortInfo]) -> String {
+        let error =
+            StackNode::new(settings, Nothing).prepare(ports, &Tsc::from_hz(1_000_000_000)).unwrap_err();
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
+    #[test]
+    fn what_cannot_be_a_host_is_refused_with_the_reason() {
+        let port = info([2, 0, 0, 0, 0, 1], 1500);
+        let two = refusal(StackSettings::default(), &[port.clone(), port.clone()]);
+        assert!(two.contains("one port, not on 2"), "{two}");
+        let group = refusal(StackSettings::default(), &[info([1, 0, 0, 0, 0, 1], 1500)]);
+        assert!(group.contains("not a unicast Ethernet address"), "{group}");
+        let tiny = StackSettings { mtu: Some(100), ..StackSettings::default() };
+        let tiny = refusal(tiny, &[port]);
+        assert!(tiny.contains("mtu is 100"), "{tiny}");
+    }
+
+    #[test]
+    fn each_core_and_each_start_has_a_secret_of_its_own() {
+        let share = |index| Share { index, count: 2 };
+        let fixed = Some([7; 32]);
+        assert_eq!(seed(fixed, share(1)).unwrap(), seed(fixed, share(1)).unwrap());
+        assert_ne!(seed(fixed, share(0)).unwrap(), seed(fixed, share(1)).unwrap());
+        assert_ne!(seed(None, share(0)).unwrap(), seed(None, share(0)).unwrap());
+    }
+
+    #[test]
+    fn a_frame_in_pieces_is_made_one_and_one_that_no_mbuf_holds_is_counted() {
+        let pool = home(16);
+        let (pair, _) = TestPair::new(8);
+        let (tsc, mut report) = (Tsc::from_hz(1_000_000_000), CoreReport::new(0, None, &[(0, 0)], &[]));
+        let mut lanes = [Lane::new(pair, 0, false)];
+        let mut cx = Cx {
+            now: Ticks(0),
+            tsc: &tsc,
+            pool: &pool,
+            winding_down: false,
+            lanes: &mut lanes,
+            report: &mut report,
+            slots: None,
+        };
+        let in_pieces = |first: &[u8], second: &[u8]| {
+            let mut head = frame(&pool, first);
+            head.chain(frame(&pool, second));
+            head.set_rx_ticks(5);
+            head
+        };
+        let mut burst = Burst::new();
+        burst.push(frame(&pool, &[1; 60]));
+        burst.push(in_pieces(&[2; 1500], &[2; 1500]));
+        burst.push(in_pieces(&[3; 40], &[4; 20]));
+        make_linear(&mut burst, &mut cx);
+        assert_eq!(burst.len(), 2);
+        assert_eq!(burst[0].data(), [1; 60]);
+        assert_eq!((burst[1].data(), burst[1].rx_ticks()), (&[&[3; 40][..], &[4; 20]].concat()[..], 5));
+        assert_eq!(report.drops.get("rx_not_linear"), 1);
+        drop(burst);
+        assert_eq!(pool.levels().free, 16);
+    }
+}
