@@ -11,6 +11,7 @@
 
 mod builder;
 mod running;
+mod sockets;
 
 pub use builder::{Engine, PortIndex, StartError};
 pub use running::{Running, StopError};
