@@ -54,7 +54,7 @@ Usage: ./ci.sh <job>...
   test     unit, documentation and integration tests that need neither root nor hardware
   hist     our latency files, read back by HdrHistogram's Python package
   scripts  hugepage-setup.sh over a fake /sys, and for real when root
-  examples start every file in configs/
+  examples start every file in configs/; run every program in apps/examples/
   model    loom on the lock-free rings; property tests with many more cases
   sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
   fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
@@ -155,7 +155,16 @@ job_hist() {
     BYWASH_PYTHON="$venv/bin/python" cargo_test_some --locked -p bywash --test hist
 }
 
-job_examples() { cargo_test_some --locked -p bywash --test configs; }
+job_examples() {
+    cargo_test_some --locked -p bywash --test configs
+    local source example
+    for source in apps/examples/*.rs; do
+        example=$(basename "$source" .rs)
+        say "example $example"
+        # They end by themselves; one that hangs fails.
+        timeout 300 cargo run --locked -p bywash --example "$example"
+    done
+}
 
 job_scripts() { tests/setup/run.sh; }
 

@@ -1,4 +1,9 @@
-//! The programs of the `bywash` command as a library, so that tests and benchmarks run the very same code.
+//! The engine as a library, and the programs of the `bywash` command, so that tests and benchmarks run the very same
+//! code.
+//!
+//! An application of its own needs three crates, which are shown here: [`engine`] (ports, cores, start and stop),
+//! [`stack`] (services on the loop), [`door`] (sockets for threads and tasks). `apps/examples/` has a whole program for each
+//! of the ways.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -15,3 +20,5 @@ pub mod doctor;
 pub mod output;
 pub mod programs;
 pub mod session;
+
+pub use {door, engine, stack};
