@@ -35,6 +35,7 @@ mod icmp_input;
 mod ingress;
 mod ipv4;
 mod ipv6;
+mod learnt;
 mod ndp;
 mod output;
 mod path_mtu;
@@ -44,6 +45,7 @@ use announce::Announcements;
 use counters::Counters;
 pub(crate) use frame_out::FrameOut;
 pub(crate) use ingress::{IcmpError, IcmpProblem, Ingress, IpPacket};
+pub(crate) use learnt::LinkState;
 use path_mtu::PathMtu;
 
 /// Datagrams in reassembly at a time.
@@ -87,14 +89,6 @@ pub(crate) enum Event {
     Conflict { address: IpAddress, mac: EthernetAddress },
     /// A router told of a name server (RFC 8106).
     NameServer(IpAddress),
-}
-
-/// What one core has learnt and the others need: addresses, routes, MTU of IPv6.
-#[derive(Debug, Clone)]
-pub(crate) struct LinkState {
-    routes: Routes,
-    mtu_v6: usize,
-    hop_limit: u8,
 }
 
 /// The answer that [`Link::next_hop`] gave last. Most packets of a turn go the same way.
@@ -344,33 +338,6 @@ impl Link {
         let prefix = default_prefix(like);
         self.routes_mut().remove(|r| r.prefix == prefix && r.origin == origin);
         self.changed = true;
-    }
-
-    /// What the other cores have to know, if it changed since the last call.
-    pub(crate) fn learnt(&mut self) -> Option<LinkState> {
-        core::mem::take(&mut self.changed).then(|| self.state())
-    }
-
-    /// The same, changed or not.
-    pub(crate) fn state(&self) -> LinkState {
-        LinkState { routes: self.routes.clone(), mtu_v6: self.mtu_v6, hop_limit: self.hop_limit }
-    }
-
-    /// Takes over what the first core has learnt.
-    pub(crate) fn learn(&mut self, state: &LinkState) {
-        let before = core::mem::replace(self.routes_mut(), state.routes.clone());
-        self.mtu_v6 = state.mtu_v6;
-        self.hop_limit = state.hop_limit;
-        for cidr in state.routes.addresses() {
-            if !before.is_ours(cidr.address()) {
-                self.event(Event::AddressAdded(*cidr));
-            }
-        }
-        for cidr in before.addresses() {
-            if !self.routes.is_ours(cidr.address()) {
-                self.event(Event::AddressRemoved(*cidr));
-            }
-        }
     }
 
     /// The next thing that happened.
