@@ -26,12 +26,17 @@ fn settings(v4: u8) -> StackSettings {
 
 /// A client and a server on one loop, run until the client is done.
 fn run(config: &LoadConfig, server: impl Service + 'static) -> Snapshot {
+    run_from(&settings(1), config, server)
+}
+
+/// The same with other settings of the client's stack.
+fn run_from(client: &StackSettings, config: &LoadConfig, server: impl Service + 'static) -> Snapshot {
     let mut engine = Engine::builder();
     engine.memory(PageSize::Ordinary, None).descriptors(256, 256);
     let ports = [engine.port("loop:a"), engine.port("loop:b")];
     let lcore = engine.lcore(None);
     let mut server = Some(server);
-    engine.stack(&[lcore], ports[0], &settings(1), |_| Load::new(config, Share::default()));
+    engine.stack(&[lcore], ports[0], client, |_| Load::new(config, Share::default()));
     engine.stack(&[lcore], ports[1], &settings(2), |_| server.take().unwrap());
     let running = engine.start().unwrap();
     let start = Instant::now();
@@ -114,6 +119,23 @@ fn each_request_can_have_a_connection_of_its_own() {
         assert!((3_000..3_050).contains(&counters.get("connections")), "{counters:?}");
         assert_eq!(counters.get("open"), 0);
     }
+}
+
+#[test]
+fn silent_connections_stay_open_and_several_addresses_share_them() {
+    let config = LoadConfig { connections: 40, active: Some(3), ..config(3_000) };
+    let snapshot = run(&config, echo());
+    assert_answered(&snapshot, 3_000);
+    let counters = snapshot.counters();
+    assert_eq!((counters.get("connections"), counters.get("open")), (40, 0), "{counters:?}");
+
+    // From one address there would not be enough ports.
+    let mut client = settings(1);
+    client.addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, 3), 24));
+    client.ports = (50_000, 50_019);
+    let snapshot = run_from(&client, &config, echo());
+    assert_answered(&snapshot, 3_000);
+    assert_eq!(snapshot.counters().get("connections"), 40);
 }
 
 #[test]

@@ -43,7 +43,6 @@ pub struct Http {
     /// By the connections' index.
     slots: Vec<Slot>,
     open: usize,
-    connections: u64,
     /// Where the hand stands.
     hand: usize,
     next_look_ns: u64,
@@ -68,7 +67,6 @@ impl Http {
             shared: Shared::new(Answers::new(config.site), idle_ns),
             slots: Vec::with_capacity(config.connections),
             open: 0,
-            connections: 0,
             hand: 0,
             next_look_ns: 0,
             refused: None,
@@ -107,7 +105,6 @@ impl Service for Http {
         }
         self.slots[id.index()] = Slot { id: Some(id), connection: Connection::new(now_ns, &self.shared) };
         self.open += 1;
-        self.connections += 1;
     }
 
     fn ready(&mut self, conn: &mut Conn<'_>) {
@@ -152,7 +149,6 @@ impl Service for Http {
         visit("status_4xx", counts.status_4xx);
         visit("status_5xx", counts.status_5xx);
         visit("body_bytes", counts.body_bytes);
-        visit("connections", self.connections);
         visit("open", self.open as u64);
         visit("timeouts", self.shared.timeouts);
         visit("errors", u64::from(self.refused.is_some()));

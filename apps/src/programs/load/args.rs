@@ -43,6 +43,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = connections)]
     pub connections: usize,
 
+    /// Make requests on so many of the connections only; the others are open and silent
+    #[arg(long, value_name = "N", value_parser = connections, conflicts_with_all = ["rate", "reconnect"])]
+    pub active: Option<usize>,
+
     /// Bytes of each request and answer of tcp and udp [default: 64]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub size: Option<usize>,
@@ -91,7 +95,8 @@ pub const EXAMPLES: &str = "\
 Over tcp and udp the bytes of each connection are a pattern of its own, and whatever comes back is checked against it;
 over http status and length are. `errors` are wrong answers and failed connections, `lost` are requests without an
 answer. With --rate a request that could not leave within 100 µs of its time is counted as sent_late, and its round
-trip counts from its time all the same: a stalled server does not hide behind requests that were never made.
+trip counts from its time all the same: a stalled server does not hide behind requests that were never made. From one
+address 49,152 connections lead to one server; with several --ip they are dealt among the addresses.
 
 Examples:
   64 connections as fast as answers come, a server on the other end of a vhost-user socket:
@@ -119,6 +124,8 @@ pub struct LoadConfig {
     pub path: String,
     /// Connections of all cores.
     pub connections: usize,
+    /// How many of them make requests, if not all; TCP in the closed loop only.
+    pub active: Option<usize>,
     /// Bytes of a request of tcp and udp.
     pub size: usize,
     /// Closed loop: requests under way on each connection.
@@ -150,6 +157,7 @@ impl Default for LoadConfig {
             protocol: Protocol::Tcp,
             path: "/".to_string(),
             connections: 1,
+            active: None,
             size: DEFAULT_BYTES,
             pipeline: 1,
             rate: None,
@@ -189,6 +197,11 @@ impl LoadArgs {
                 let (least, most) = (UDP_BYTES.start(), UDP_BYTES.end());
                 return Err(format!("--size {size} does not fit a datagram; use {least} to {most}"));
             }
+            if self.active.is_some() {
+                return Err(
+                    "--active is for tcp and http; udp has no connections to be silent on".to_string()
+                );
+            }
             if self.reconnect {
                 return Err("--reconnect is for tcp and http; udp has no connections".to_string());
             }
@@ -200,6 +213,7 @@ impl LoadArgs {
             protocol: self.protocol,
             path: self.path.clone(),
             connections: self.connections,
+            active: self.active,
             size,
             pipeline: self.pipeline,
             rate: self.rate,
@@ -296,6 +310,7 @@ mod tests {
             ("--to 10.0.0.2 --rate 1k --pipeline 2", "cannot be used with"),
             ("--to 10.0.0.2 --reconnect --pipeline 2", "cannot be used with"),
             ("--to 10.0.0.2 --reconnect --protocol udp", "udp has no connections"),
+            ("--to 10.0.0.2 --active 5 --protocol udp", "udp has no connections"),
             ("--to 10.0.0.2 --protocol http --size 9", "--size is for tcp and udp"),
             ("--to 10.0.0.2 --path /x", "--path is for --protocol http"),
             ("--to 10.0.0.2 --protocol http --path x", "begins with /"),

@@ -8,7 +8,10 @@
 
 use std::collections::VecDeque;
 
-use stack::{Closed, Conn, ConnId, ConnectOptions, IpEndpoint, Net, Share};
+use arrayvec::ArrayVec;
+use stack::{
+    Closed, Conn, ConnId, ConnectOptions, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Net, Share,
+};
 
 use super::args::{LoadConfig, Protocol};
 use super::http::{Answer, Reader};
@@ -22,6 +25,8 @@ const MOST_OPENING: usize = 256;
 const PER_TURN: usize = 64;
 /// How long to wait after a failure before the next attempt, in nanoseconds.
 const RETRY_NS: u64 = 100_000_000;
+/// Own addresses that connections are dealt among, at most.
+const MOST_LOCALS: usize = 8;
 /// So many failures of each connection without a single success, and nobody is there.
 const HOPELESS: u64 = 3;
 
@@ -88,12 +93,16 @@ enum Talk {
 #[derive(Debug)]
 pub struct Streams {
     to: Option<IpEndpoint>,
+    /// Own addresses to connect from in turn, if there are several: each has its own ports.
+    locals: ArrayVec<IpAddress, MOST_LOCALS>,
     options: ConnectOptions,
     reconnect: bool,
     /// Bytes of a request.
     request_bytes: usize,
     talk: Talk,
     peers: Vec<Peer>,
+    /// Closed loop: peers from here on make no requests.
+    active: usize,
     /// Closed loop: when the requests under way were made, `pipeline` of each connection. Open loop: none.
     made_ns: Vec<u64>,
     pipeline: usize,
@@ -147,11 +156,15 @@ impl Streams {
     /// This core's share of the connections.
     pub fn new(config: &LoadConfig, share: Share) -> Streams {
         let count = usize::try_from(part(config.connections as u64, share)).unwrap_or(0);
+        let active = config
+            .active
+            .map_or(count, |active| usize::try_from(part(active as u64, share)).unwrap_or(count).min(count));
         let pipeline = if config.rate.is_some() { 0 } else { config.pipeline };
         let is_http = config.protocol == Protocol::Http;
         let request = http_request(config);
         Streams {
             to: None,
+            locals: ArrayVec::new(),
             options: ConnectOptions { timeout: config.timeout, tcp: config.tcp, ..ConnectOptions::default() },
             reconnect: config.reconnect,
             request_bytes: if is_http { request.len() } else { config.size },
@@ -162,6 +175,7 @@ impl Streams {
                 Talk::Echo(Pattern::new(u64::from(config.port)))
             },
             peers: vec![Peer::default(); count],
+            active,
             made_ns: vec![0; count * pipeline],
             pipeline,
             queue: VecDeque::with_capacity(count),
@@ -183,6 +197,12 @@ impl Streams {
     pub fn begin(&mut self, to: IpEndpoint, net: &Net<'_>) {
         self.to = Some(to);
         self.begun_ns = net.now().ns();
+        // Of one address the stack knows best, as it does of link-local ones.
+        let addresses = net.addresses().iter().map(IpCidr::address);
+        self.locals = addresses.filter(|own| is_alike(own, &to.addr)).take(MOST_LOCALS).collect();
+        if self.locals.len() == 1 {
+            self.locals.clear();
+        }
     }
 
     /// Whether every connection is closed and every request answered or given up.
@@ -210,7 +230,8 @@ impl Streams {
         let mut net = conn.net();
         ledger.connection(peer.since_ns, &mut net);
         let now_ns = net.now().ns();
-        while peer.due - peer.done < self.pipeline as u64 && ledger.make(now_ns) {
+        let wanted = if index < self.active { self.pipeline as u64 } else { 0 };
+        while peer.due - peer.done < wanted && ledger.make(now_ns) {
             peer.due += 1;
         }
         self.send(index, conn, ledger);
@@ -521,7 +542,9 @@ impl Streams {
                 continue;
             }
             begun += 1;
-            match net.connect(to, ConnectOptions { tag: index as u64, ..self.options }) {
+            let addr = (!self.locals.is_empty()).then(|| self.locals[index % self.locals.len()]);
+            let local = addr.map(|addr| IpListenEndpoint { addr: Some(addr), port: 0 });
+            match net.connect(to, ConnectOptions { tag: index as u64, local, ..self.options }) {
                 Ok(id) => {
                     (peer.id, peer.state, peer.since_ns) = (Some(id), State::Opening, now_ns);
                     self.opening += 1;
@@ -574,6 +597,15 @@ impl Streams {
             ledger.last_call();
         }
     }
+}
+
+/// Whether both are of one IP version, and neither or both of the link alone.
+fn is_alike(own: &IpAddress, to: &IpAddress) -> bool {
+    let is_of_link = |address: &IpAddress| match address {
+        IpAddress::Ipv4(address) => address.is_link_local(),
+        IpAddress::Ipv6(address) => address.is_unicast_link_local(),
+    };
+    own.version() == to.version() && is_of_link(own) == is_of_link(to)
 }
 
 /// Where the time of a peer's request is kept in the closed loop.
