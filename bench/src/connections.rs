@@ -1,5 +1,7 @@
 //! `connections`: what a request costs when there are many connections.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Color, Table};
@@ -19,8 +21,11 @@ pub const ABOUT: About = About { what: "connections", how: HOW };
 
 const HOW: &str = "`bywash echo` and `bywash load`, two processes on a core each, joined by a vhost-user socket; 64-byte \
     messages in a closed loop. Each line: so many connections with one request under way each, and so many more that \
-    are open and silent. The cost of a request is the server's processor time in turns of its loop that did something, \
-    by requests answered. Cases alternate; figures are medians of the rounds, ratios those of round-by-round ratios.";
+    are open and silent. The cost of a request is the server's processor time in turns of its loop that did something \
+    (handshakes included), by requests answered. Cases alternate; figures are medians of the rounds, ratios those of round-by-round ratios.";
+
+/// Connections opened in a second.
+const OPENED_PER_SECOND: f64 = 50_000.0;
 
 /// Flags of `connections`.
 #[derive(Args, Debug)]
@@ -96,21 +101,27 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Connections> {
 }
 
 fn measure(pace: &Pace, socket: &std::path::Path, active: u32, idle: u32) -> Result<Round> {
-    let (connections, idle_connections) = (active.to_string(), idle.to_string());
-    let limit = (active + idle + 1_000).to_string();
-    // Opening them takes a while, too fast and the backlog overflows.
-    let ramp_up = (f64::from(active + idle) / 50_000.0).to_string();
+    let all = active + idle;
+    let (connections, active) = (all.to_string(), active.to_string());
+    // Those that are closing count too.
+    let limit = (2 * all + 1_000).to_string();
+    // Opening them takes a while, and none of that time is to be measured.
+    let ramp_up = f64::from(all) / OPENED_PER_SECOND;
+    let warm_up = Duration::from_secs_f64(1.5 * ramp_up) + pace.settle();
+    let ramp_up = ramp_up.to_string();
     let buffers = ["--rx-buffer", "1K", "--tx-buffer", "1K", "--max-connections", &limit];
     let to = format!("{}:7", our_pair::SERVER);
     let mut server = vec!["echo"];
     server.extend(buffers);
-    let mut client = vec!["--to", &to, "--connections", &connections, "--ramp-up", &ramp_up];
+    let mut client =
+        vec!["--to", &to, "--connections", &connections, "--active", &active, "--ramp-up", &ramp_up];
     client.extend(buffers);
-    if idle > 0 {
-        client.extend(["--idle-connections", &idle_connections]);
-    }
-    let reports = our_pair::run(pace, socket, &server, &client)?;
+    // One address has 49,152 ports for connections to one server.
+    client.extend(["--ip", "10.99.0.3/24", "--ip", "10.99.0.4/24"]);
+    let reports = our_pair::run_warm(pace, warm_up, socket, &server, &client)?;
     reports.counted()?.check()?;
+    let open = reports.client.count("/counters/connections")?;
+    ensure!(open == u64::from(all), "{open} connections were open, not {all}");
     Ok(Round {
         rps: reports.client.number("/rps")?,
         cost_ns: cost_ns(&reports.server)?,

@@ -37,6 +37,20 @@ pub struct Reports {
 /// # Errors
 /// If one of them fails, or counts an error or a lost request.
 pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Result<Reports> {
+    run_warm(pace, pace.settle(), socket, server, client)
+}
+
+/// The same, after a warm-up of another length.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_warm(
+    pace: &Pace,
+    warm_up: Duration,
+    socket: &Path,
+    server: &[&str],
+    client: &[&str],
+) -> Result<Reports> {
     let port = |kind: &str| format!("{kind}:{}", socket.display());
     let both = |core: usize, address: &str| {
         let (core, descriptors) = (core.to_string(), DESCRIPTORS.to_string());
@@ -63,15 +77,15 @@ pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Resu
     let mut args = vec!["load".to_owned(), "--port".to_owned(), port("vhost-user")];
     args.extend(both(CLIENT_CORE, "10.99.0.1/24"));
     args.extend(["--seconds".to_owned(), pace.seconds.to_string()]);
-    args.extend(["--warm-up".to_owned(), pace.settle().as_secs_f64().to_string()]);
+    args.extend(["--warm-up".to_owned(), warm_up.as_secs_f64().to_string()]);
     args.extend(client.iter().map(|&word| word.to_owned()));
     let mut client = Bywash::start(&args)?;
-    std::thread::sleep(pace.settle());
+    std::thread::sleep(warm_up);
     let watch = Watch::start(&[server.process().pid(), client.process().pid()])?;
     std::thread::sleep(pace.round());
     // The client may be about to end, the server is not.
     let others_share = watch.others_share().unwrap_or(1.0);
-    let client = client.report(pace.settle() + pace.round() + CLIENT_LIMIT).context("the client")?;
+    let client = client.report(warm_up + pace.round() + CLIENT_LIMIT).context("the client")?;
     server.interrupt();
     let server = server.report(STOP_LIMIT).context("the server")?;
     for (who, report) in [("server", &server), ("client", &client)] {
