@@ -171,6 +171,7 @@ impl Envelope<'_> {
         let controls = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
         let end = seq.wrapping_add(u32::try_from(payload).unwrap_or(0)).wrapping_add(controls);
         self.sent.ack = word(tcp, 8);
+        self.sent.window = u16::from_be_bytes([tcp[14], tcp[15]]);
         let behind = self.sent.seq_end.wrapping_sub(end);
         if !self.sent.any || behind == 0 || behind >= 1 << 31 {
             (self.sent.any, self.sent.seq_end) = (true, end);

@@ -39,6 +39,8 @@ pub(crate) struct Sent {
     pub seq_end: u32,
     /// Last acknowledgement number sent.
     pub ack: u32,
+    /// Last window announced, as in the header: not yet scaled.
+    pub window: u16,
 }
 
 /// A slot of the slab.

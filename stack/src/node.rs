@@ -19,6 +19,7 @@ mod egress;
 mod icmp;
 mod ingress;
 mod run;
+mod zero_window;
 
 pub use configure::Learnt;
 

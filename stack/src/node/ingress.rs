@@ -6,7 +6,7 @@ use smoltcp::wire::{
     IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-use super::Hint;
+use super::{Hint, zero_window};
 use crate::core::Core;
 use crate::emit::{DeviceOut, Envelope, FlowDevice};
 use crate::error::Closed;
@@ -38,12 +38,21 @@ impl Core {
         match self.flows.find(hash, &tuple) {
             Some(index) => {
                 self.counters.tcp_segments += 1;
-                if self.feed(index, packet.bytes(), tcp.rst(), device) {
+                let sent = self.flows.at(index).sent;
+                let entered_time_wait = if zero_window::concerns(&tcp, sent) {
+                    let mut scratch = [0; zero_window::HEADERS];
+                    let admitted = zero_window::admit(packet.bytes(), &tcp, sent, &mut scratch);
+                    self.feed(index, admitted, false, device)
+                } else {
+                    self.feed(index, packet.bytes(), tcp.rst(), device)
+                };
+                if entered_time_wait {
                     // Nothing is unacknowledged in either direction once this segment is, so it says where both
                     // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
                     let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
                     let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
-                    self.flows.at(index).sent = Sent { any: true, seq_end: number(ack), ack: number(seq) };
+                    self.flows.at(index).sent =
+                        Sent { any: true, seq_end: number(ack), ack: number(seq), window: sent.window };
                 }
             }
             None => self.stray(packet, &tcp, tuple, hash, device),
