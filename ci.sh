@@ -57,7 +57,7 @@ Usage: ./ci.sh <job>...
   examples start every file in configs/; run every program in apps/examples/
   model    loom on the lock-free rings; property tests with many more cases
   sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
-  fuzz     the driver crate's tests, lying devices and drivers among them, under AddressSanitizer
+  fuzz     the tests of drivers and door, liars on the other side among them, under AddressSanitizer
   netns    the running kernel at the other end of our TAP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
   vm       VFIO in a QEMU guest with a virtual IOMMU
@@ -189,12 +189,12 @@ job_sim() {
         optimised_test -p bywash-stack --test leak -- --nocapture
 }
 
-# Every test of the crate that holds the unsafe code, the lying devices and drivers among them.
+# Every test of the crates that hold the unsafe code, the lying devices, drivers and applications among them.
 job_fuzz() {
     # What an mbuf that outlives its pool points into is kept for ever: that test alone may leak.
     local leaks=mbuf_that_outlives_its_pool
     # The sanitizer is an unstable flag of the stable compiler; with an explicit target it leaves build scripts alone.
-    local asan=(-p bywash-pmd --target x86_64-unknown-linux-gnu --target-dir "$ASAN_DIR")
+    local asan=(-p bywash-pmd -p bywash-door --target x86_64-unknown-linux-gnu --target-dir "$ASAN_DIR")
     export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address PROPTEST_CASES=1024
     optimised_test "${asan[@]}" --lib --tests -- --skip "$leaks"
     ASAN_OPTIONS=detect_leaks=0 optimised_test "${asan[@]}" --lib "$leaks"

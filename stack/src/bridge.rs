@@ -38,7 +38,7 @@ use crate::{
 /// Requests and rings that are answered in one turn; the rest follows in the next.
 const KNOCKS_PER_TURN: usize = 256;
 
-/// How long a connection that nobody holds any more may wait for its peer's FIN.
+/// How long a connection that nobody holds any more, and that has nothing more to send, may wait for its peer's FIN.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The latency of [`Service::latencies`]: from the core's wake-up to the thread running.
@@ -281,6 +281,13 @@ impl Bridge {
             }
             self.orphans.queue.pop_front();
             if let Some(mut conn) = net.conn(id) {
+                if conn.send_queue() > 0 {
+                    // Still sending what the application wrote, to a peer that answers: if it did not, the connection's
+                    // own timeout would end it.
+                    let at = conn.now() + ORPHAN_TIMEOUT;
+                    self.orphans.queue.push_back((at, id));
+                    continue;
+                }
                 self.counters.orphans_timed_out += 1;
                 conn.abort();
                 done = true;

@@ -283,6 +283,26 @@ fn orphan_whose_peer_never_finishes_is_reset_after_a_minute() {
 }
 
 #[test]
+fn bytes_of_a_closed_connection_wait_for_their_reader() {
+    let world = World::new();
+    let (mut client, mut server) = world.pair();
+    server.shutdown(Shutdown::Write).unwrap();
+    client.write_all(&[3; 190_000]).unwrap();
+    // The last of them are in the client's socket when it has let go, and the peer's window is closed.
+    drop(client);
+    world.wait("orphan", |world| world.counter(0, "door_orphans") == 1 || world.counter(0, "flows") == 0);
+    for _ in 0..3 {
+        world.skipped_ms.fetch_add(61_000, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let mut got = Vec::new();
+    server.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), 190_000);
+    drop(server);
+    world.assert_no_flow_is_left();
+}
+
+#[test]
 fn sockets_dropped_in_any_state_leave_nothing() {
     let world = World::new();
     for round in 0..120 {
