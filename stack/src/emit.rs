@@ -173,7 +173,10 @@ impl Envelope<'_> {
         self.sent.ack = word(tcp, 8);
         self.sent.window = u16::from_be_bytes([tcp[14], tcp[15]]);
         let behind = self.sent.seq_end.wrapping_sub(end);
-        if !self.sent.any || behind == 0 || behind >= 1 << 31 {
+        // A byte that probes a closed window is not taken: an acknowledgement numbered behind it would not be either,
+        // and what the peer has sent would wait until it opens its window.
+        let probe = self.sent.window_closed && payload == 1;
+        if !self.sent.any || behind == 0 || (behind >= 1 << 31 && !probe) {
             (self.sent.any, self.sent.seq_end) = (true, end);
         } else if payload == 0 && flags & FIN_SYN_RST == 0 {
             let new = self.sent.seq_end.to_be_bytes();

@@ -41,6 +41,8 @@ pub(crate) struct Sent {
     pub ack: u32,
     /// Last window announced, as in the header: not yet scaled.
     pub window: u16,
+    /// The peer's window was 0 when it was last heard.
+    pub window_closed: bool,
 }
 
 /// A slot of the slab.

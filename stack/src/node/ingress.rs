@@ -38,6 +38,7 @@ impl Core {
         match self.flows.find(hash, &tuple) {
             Some(index) => {
                 self.counters.tcp_segments += 1;
+                self.flows.at(index).sent.window_closed = tcp.window_len() == 0;
                 let sent = self.flows.at(index).sent;
                 let entered_time_wait = if zero_window::concerns(&tcp, sent) {
                     let mut scratch = [0; zero_window::HEADERS];
@@ -51,8 +52,13 @@ impl Core {
                     // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
                     let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
                     let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
-                    self.flows.at(index).sent =
-                        Sent { any: true, seq_end: number(ack), ack: number(seq), window: sent.window };
+                    self.flows.at(index).sent = Sent {
+                        any: true,
+                        seq_end: number(ack),
+                        ack: number(seq),
+                        window: sent.window,
+                        window_closed: false,
+                    };
                 }
             }
             None => self.stray(packet, &tcp, tuple, hash, device),

@@ -134,11 +134,13 @@ fn plans(rng: &mut Rng, index: usize, stacks: usize) -> Vec<Plan> {
                 down,
                 half_close: rng.below(2) == 0,
                 server_waits: false,
+                server_first: false,
             }
         })
         .map(|plan| Plan {
             // A server that waits for a client that waits would wait for ever.
-            server_waits: plan.half_close && plan.key & 1 == 0,
+            server_waits: plan.half_close && plan.key & 3 == 0,
+            server_first: plan.key & 3 == 1,
             ..plan
         })
         .collect()

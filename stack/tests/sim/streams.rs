@@ -35,6 +35,9 @@ pub struct Plan {
     pub half_close: bool,
     /// The server says nothing before the client has finished.
     pub server_waits: bool,
+    /// The server reads on only when it has sent everything: the client's window closes, and its acknowledgements have
+    /// to be heard all the same.
+    pub server_first: bool,
 }
 
 impl Plan {
@@ -43,7 +46,7 @@ impl Plan {
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
-        let flags = u64::from(self.server_waits);
+        let flags = u64::from(self.server_waits) | u64::from(self.server_first) << 1;
         let words = [self.key, self.up, self.down, self.server_aborts.unwrap_or(u64::MAX), flags];
         let mut header = [0; HEADER_BYTES];
         for (place, word) in header.chunks_exact_mut(8).zip(words) {
@@ -147,7 +150,13 @@ impl End {
             server_aborts: (aborts != u64::MAX).then_some(aborts),
             half_close: false,
             server_waits: flags & 1 != 0,
+            server_first: flags & 2 != 0,
         });
+    }
+
+    /// Whether it reads at present.
+    fn reads(&self) -> bool {
+        !self.plan.as_ref().is_some_and(|plan| !self.is_client && plan.server_first && self.sent < plan.down)
     }
 
     fn name(&self) -> &'static str {
@@ -223,7 +232,7 @@ impl Streams {
         for _ in 0..PIECES {
             let rng = &mut self.rng;
             let received = conn.recv(|bytes| {
-                let len = if bytes.is_empty() { 0 } else { 1 + rng.below_usize(bytes.len()) };
+                let len = if bytes.is_empty() || !end.reads() { 0 } else { 1 + rng.below_usize(bytes.len()) };
                 end.check(&bytes[..len]);
                 (len, len)
             });
@@ -258,7 +267,8 @@ impl Streams {
             end.finished = true;
             conn.close();
         }
-        let more = conn.recv_queue() > 0 || (end.sent < end.to_send() && conn.send_room() > 0);
+        let more =
+            (end.reads() && conn.recv_queue() > 0) || (end.sent < end.to_send() && conn.send_room() > 0);
         if more {
             let at_ns = now.ns() + 1 + self.rng.below(self.pause_ns + 1);
             self.later.insert((at_ns, id));
