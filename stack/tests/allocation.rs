@@ -51,12 +51,12 @@ fn steady_state_allocates_nothing() {
 
     let mut pair = wire::Pair::new(4096);
     let service = pair.load.service_mut();
-    (service.once, service.wanted) = (true, 20_000);
-    while pair.load.service().closed < 10_000 {
+    (service.once, service.wanted) = (true, 28_000);
+    while pair.load.service().closed < 18_000 {
         pair.turn(10_000);
     }
     let connections = allocations(|| {
-        while pair.load.service().closed < 20_000 {
+        while pair.load.service().closed < 28_000 {
             pair.turn(10_000);
         }
     });

@@ -38,6 +38,17 @@ impl Core {
         match self.flows.find(hash, &tuple) {
             Some(index) => {
                 self.counters.tcp_segments += 1;
+                let flow = self.flows.peek(index);
+                let began = matches!(flow.socket().state(), State::SynSent | State::SynReceived);
+                if tcp.syn() && !tcp.ack() && !tcp.rst() && !began {
+                    // A peer that has forgotten the connection resets it upon this, and its next SYN is let in
+                    // (RFC 5961 §4.2). smoltcp would drop the SYN, and the two would wait for each other.
+                    let sent = flow.sent;
+                    if self.resets.take(self.now) {
+                        self.answer(&tuple, TcpControl::None, sent.seq_end, Some(sent.ack), device);
+                    }
+                    return;
+                }
                 self.flows.at(index).sent.window_closed = tcp.window_len() == 0;
                 let sent = self.flows.at(index).sent;
                 let entered_time_wait = if zero_window::concerns(&tcp, sent) {
