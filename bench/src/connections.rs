@@ -25,7 +25,7 @@ const HOW: &str = "`bywash echo` and `bywash load`, two processes on a core each
     (handshakes included), by requests answered. Cases alternate; figures are medians of the rounds, ratios those of round-by-round ratios.";
 
 /// Connections opened in a second.
-const OPENED_PER_SECOND: f64 = 50_000.0;
+const OPENED_PER_SECOND: f64 = 20_000.0;
 
 /// Flags of `connections`.
 #[derive(Args, Debug)]

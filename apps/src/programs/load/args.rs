@@ -31,7 +31,7 @@ pub enum Protocol {
 /// Flags of `bywash load`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadArgs {
-    /// The server: ADDR:PORT, [ADDR6]:PORT or NAME:PORT; without port 7, or 80 for http
+    /// The server: ADDR:PORT (an IPv6 address in brackets) or NAME:PORT; without port 7, or 80 for http
     #[arg(long, value_name = "TARGET", value_parser = Target::parse, required_unless_present = "config")]
     pub to: Option<Target>,
 
