@@ -9,6 +9,7 @@ use stack::Share;
 use super::stack_lcores;
 use crate::cli::{Failure, Load};
 use crate::output::Summary;
+use crate::programs::load::target::Host;
 use crate::programs::load::{self, LoadConfig};
 use crate::session::Session;
 
@@ -16,6 +17,15 @@ pub(super) fn run(args: &Load, file: Config) -> Result<ExitCode, Failure> {
     let settings = args.shared.settings("load", file)?;
     let mut stack = args.stack.settings("load")?;
     let config = args.args.config(stack.tcp).map_err(Failure::usage)?;
+    if let Host::Name(name) = &config.host
+        && stack.dns.is_empty()
+        && !stack.dhcp
+        && !stack.slaac
+    {
+        return Err(Failure::usage(format!(
+            "no name server to ask for {name}; give --dns ADDR, or the server's address in --to"
+        )));
+    }
     make_room(&mut stack.limits, &config);
     let (mut engine, mut cpus) = settings.engine();
     if cpus.len() > config.connections {
