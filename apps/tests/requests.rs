@@ -101,6 +101,32 @@ fn datagrams_come_back_over_both_versions_of_ip() {
     }
 }
 
+/// Each core of a client has its part of the requests, and gets its own answers.
+#[test]
+fn a_client_on_two_cores_gets_every_answer() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let config = LoadConfig { protocol, connections: 11, ..config(2_000) };
+        let mut engine = Engine::builder();
+        engine.memory(PageSize::Ordinary, None).descriptors(256, 256);
+        let ports = [engine.port("loop:a"), engine.port("loop:b")];
+        let lcores = [engine.lcore(None), engine.lcore(None)];
+        engine.stack(&lcores, ports[0], &settings(1), |index| Load::new(&config, Share { index, count: 2 }));
+        engine.stack(&lcores[..1], ports[1], &settings(2), |_| echo());
+        let running = engine.start().unwrap();
+        let start = Instant::now();
+        while !running.is_done() {
+            assert!(start.elapsed() < PATIENCE, "not done after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let snapshot = running.stop().unwrap();
+        let counters = snapshot.counters();
+        let got = ["requests", "errors", "lost"].map(|name| counters.get(name));
+        assert_eq!(got, [2_000, 0, 0], "{protocol:?}: {counters:?}");
+        let each = snapshot.cores.iter().map(|core| core.total.counters.get("requests"));
+        assert_eq!(each.collect::<Vec<_>>(), [1_000, 1_000], "{protocol:?}");
+    }
+}
+
 #[test]
 fn tcp_runs_over_ipv6() {
     let host = Host::Address(IpAddress::v6(0xfd00, 0, 0, 0, 0, 0, 0, 2));

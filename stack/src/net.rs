@@ -12,6 +12,7 @@ use crate::id::{ConnId, ListenerId, UdpId};
 use crate::link::FrameOut;
 use crate::options::{ConnectOptions, ListenOptions};
 use crate::resolve::{QueryId, RecordKind, ResolveError};
+use crate::steer::udp_core;
 
 /// The stack as a service sees it while it is being called. Nothing here blocks.
 pub struct Net<'a> {
@@ -103,6 +104,16 @@ impl Net<'_> {
             return Err(BindError::NotLocal(addr));
         }
         self.core.udp.bind(at, self.core.config.ports)
+    }
+
+    /// Whether what `peer` sends to a UDP socket reaches this core and not another one of those that share the address.
+    /// A client that is to get its answers takes another port until it does; a server listens on all cores. Fragments
+    /// reach the first core only.
+    pub fn is_steered_here(&self, id: UdpId, peer: IpEndpoint) -> bool {
+        let share = self.core.config.share;
+        let Some(at) = self.core.udp.local(id) else { return false };
+        let Some(addr) = at.addr.or_else(|| self.core.link.source(peer.addr)) else { return false };
+        udp_core(IpEndpoint::new(addr, at.port), peer, share.count) == share.index
     }
 
     /// The local endpoint of a UDP socket, unless it is gone.

@@ -12,6 +12,9 @@ use crate::programs::generator::tracker::{Arrival, Tracker};
 /// A datagram begins with its number.
 const NUMBER_BYTES: usize = 4;
 
+/// Ports tried for one socket: with 64 cores all of them are another core's in one case of ten million.
+const PORTS_TRIED: usize = 1024;
+
 /// What one socket has under way.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -89,7 +92,7 @@ impl Datagrams {
     pub fn begin(&mut self, to: IpEndpoint, net: &mut Net<'_>, ledger: &mut Ledger) -> Result<(), BindError> {
         let now_ns = net.now().ns();
         for index in 0..self.count {
-            let socket = net.bind_udp(IpListenEndpoint { addr: None, port: 0 })?;
+            let socket = bind(to, net)?;
             if self.by_socket.len() <= socket.index() {
                 self.by_socket.resize(socket.index() + 1, u32::MAX);
             }
@@ -301,6 +304,19 @@ impl Datagrams {
         let last_ns = self.peers.iter().map(|peer| peer.moved_ns).max().unwrap_or(0);
         now_ns.saturating_sub(last_ns) > self.timeout_ns
     }
+}
+
+/// A socket whose answers from `to` come to this core.
+fn bind(to: IpEndpoint, net: &mut Net<'_>) -> Result<UdpId, BindError> {
+    // Every port has the same chance, one in as many as there are cores.
+    for _ in 0..PORTS_TRIED {
+        let socket = net.bind_udp(IpListenEndpoint { addr: None, port: 0 })?;
+        if net.is_steered_here(socket, to) {
+            return Ok(socket);
+        }
+        net.close_udp(socket);
+    }
+    Err(BindError::NoPort)
 }
 
 /// Where in the pattern a datagram begins: elsewhere for each.
