@@ -22,6 +22,8 @@ pub struct Load {
     unresolved: u64,
 }
 
+// There is one of it a core, so its size is of no matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Kind {
     Streams(Streams),

@@ -81,6 +81,8 @@ impl Peer {
 }
 
 /// What a connection carries.
+// There is one of it a core, so its size is of no matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Talk {
     /// A pattern that comes back.
