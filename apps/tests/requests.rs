@@ -142,7 +142,7 @@ fn each_request_can_have_a_connection_of_its_own() {
         let counters = snapshot.counters();
         assert_eq!((answered, counters.get("errors"), counters.get("lost")), (3_000, 0, 0), "{counters:?}");
         // In the open loop those do not count that were due before the first connection was there.
-        assert!((3_000..3_050).contains(&counters.get("connections")), "{counters:?}");
+        assert!(counters.get("connections") >= 3_000, "{counters:?}");
         assert_eq!(counters.get("open"), 0);
     }
 }
@@ -189,7 +189,8 @@ fn connections_can_be_opened_little_by_little() {
 /// An echo server that does nothing at all for a while, once.
 struct Stalling {
     echo: Echo,
-    left: u32,
+    /// Bytes until then.
+    left: usize,
 }
 
 const STALL: Duration = Duration::from_millis(60);
@@ -202,9 +203,11 @@ impl Service for Stalling {
         self.echo.accept(conn);
     }
     fn ready(&mut self, conn: &mut Conn<'_>) {
-        self.left = self.left.saturating_sub(1);
-        if self.left == 1 {
-            std::thread::sleep(STALL);
+        if self.left > 0 {
+            self.left = self.left.saturating_sub(conn.recv_queue());
+            if self.left == 0 {
+                std::thread::sleep(STALL);
+            }
         }
         self.echo.ready(conn);
     }
@@ -225,7 +228,7 @@ fn a_stall_shows_in_every_request_that_was_due_while_it_lasted() {
         (histogram.len() - fast, histogram.max())
     };
     let open = LoadConfig { rate: Some(RATE), connections: 4, ..config(5_000) };
-    let snapshot = run(&open, Stalling { echo: echo(), left: 2_000 });
+    let snapshot = run(&open, Stalling { echo: echo(), left: 2_000 * 64 });
     assert_answered(&snapshot, 5_000);
     let (count, max) = slow(&snapshot);
     // All but those of the last 5 ms of the stall; on a busy machine there may be further stalls.
@@ -234,7 +237,7 @@ fn a_stall_shows_in_every_request_that_was_due_while_it_lasted() {
     assert!(snapshot.counters().get("sent_late") >= 500, "{:?}", snapshot.counters());
 
     let closed = LoadConfig { rate: None, connections: 4, ..config(5_000) };
-    let (count, _) = slow(&run(&closed, Stalling { echo: echo(), left: 2_000 }));
+    let (count, _) = slow(&run(&closed, Stalling { echo: echo(), left: 2_000 * 64 }));
     assert!((1..400).contains(&count), "{count} slow requests");
 }
 
