@@ -56,6 +56,11 @@ impl<S: Service> Stack<S> {
                 Event::Resolved(_) => self.core.wake_waiting(),
                 Event::Unresolvable(hop) => self.core.unresolvable(hop),
                 Event::Undeliverable(error) => self.icmp_error(&error, device),
+                // A link-local address of the stack's own making reaches no router's or name server's other side: services
+                // that wait for an address wait for one that does, from SLAAC or DHCP.
+                Event::AddressAdded(IpCidr::Ipv6(cidr))
+                    if cidr.address().is_unicast_link_local()
+                        && !self.core.config.addresses.contains(&IpCidr::Ipv6(cidr)) => {}
                 Event::AddressAdded(_) => {
                     let mut net = Net { core: &mut self.core, out: &mut DeviceOut(device) };
                     self.service.configured(&mut net);
