@@ -157,10 +157,7 @@ impl Netns {
     /// A command that will run `program` in the namespace.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        // `ip` becomes the program: it is the child that gets our signals.
-        command.args(["netns", "exec", &self.name]).arg(program);
-        command
+        command_in(&self.name, program)
     }
 
     /// Starts a program in the namespace.
@@ -208,6 +205,14 @@ impl Netns {
             }
         })
     }
+}
+
+/// A command that will run `program` in the namespace called `name`.
+pub(crate) fn command_in(name: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("ip");
+    // `ip` becomes the program: it is the child that gets our signals.
+    command.args(["netns", "exec", name]).arg(program);
+    command
 }
 
 /// Moves the calling thread into the namespace that `file` names.

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tempfile::TempDir;
 
+use crate::netns::{self, Netns};
 use crate::process::Process;
 
 use agent::Agent;
@@ -91,9 +92,16 @@ pub struct Builder {
     links: Vec<(String, String)>,
     hugepages_2m: u32,
     iommu: Iommu,
+    namespace: Option<String>,
 }
 
 impl Builder {
+    /// Runs QEMU in a network namespace, where its TAP interfaces are.
+    pub fn in_namespace(mut self, netns: &Netns) -> Self {
+        self.namespace = Some(netns.name().to_owned());
+        self
+    }
+
     /// Adds a NIC; the first is number 0.
     pub fn nic(mut self, nic: Nic) -> Self {
         self.nics.push(nic);
@@ -189,7 +197,11 @@ impl Builder {
     }
 
     fn spawn(&self, dir: &Path, kernel: &Path, initramfs: &Path) -> Result<Process> {
-        let mut command = Command::new(find_program("qemu-system-x86_64")?);
+        let qemu = find_program("qemu-system-x86_64")?;
+        let mut command = match &self.namespace {
+            Some(name) => netns::command_in(name, qemu),
+            None => Command::new(qemu),
+        };
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-machine", "q35,kernel-irqchip=off", "-accel", "tcg,thread=multi"]);
         command.args(["-cpu", "max", "-smp", "2", "-m", "2048"]);

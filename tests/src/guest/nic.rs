@@ -11,12 +11,14 @@ use anyhow::{Context as _, Result};
 const MAX_FRAME_BYTES: usize = 14 + 65_536;
 
 /// What a NIC is plugged into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Backend {
     /// A hub inside QEMU, by number: every NIC of it hears the others.
     Hub(u8),
     /// Datagrams to this process, one a frame.
     Host,
+    /// A TAP interface of the network namespace that QEMU runs in.
+    Tap(String),
 }
 
 /// One virtio-net-pci device. Unless told otherwise it is a modern one (virtio 1.2) that goes through the
@@ -51,6 +53,12 @@ impl Nic {
     /// A NIC whose other end is this process: see [`Guest::link`](super::Guest::link).
     pub fn host() -> Self {
         Self::new(Backend::Host)
+    }
+
+    /// A NIC on TAP interface `name`, which must be there; see
+    /// [`Builder::in_namespace`](super::Builder::in_namespace). The kernel is the other end.
+    pub fn tap(name: &str) -> Self {
+        Self::new(Backend::Tap(name.to_owned()))
     }
 
     /// Makes it a transitional device without its modern half, so without virtio capabilities
@@ -105,13 +113,14 @@ impl Nic {
 
     /// QEMU's arguments for NIC `index`.
     pub(super) fn arguments(&self, index: usize, dir: &Path) -> Vec<String> {
-        let netdev = match self.backend {
+        let netdev = match &self.backend {
             Backend::Hub(hub) => format!("hubport,id=net{index},hubid={hub}"),
             Backend::Host => format!(
                 "dgram,id=net{index},local.type=unix,local.path={},remote.type=unix,remote.path={}",
                 guest_end(dir, index).display(),
                 host_end(dir, index).display()
             ),
+            Backend::Tap(name) => format!("tap,id=net{index},ifname={name},script=no,downscript=no"),
         };
         let onoff = |on: bool| if on { "on" } else { "off" };
         let mac = Self::mac(index).map(|byte| format!("{byte:02x}")).join(":");

@@ -2,7 +2,12 @@
 //!
 //! `BYWASH_REQUIRE=netns` makes a skip a failure.
 
+mod configure;
+mod echo;
 mod forwarding;
+mod host;
+mod http;
+mod ping;
 mod port;
 mod refusals;
 
