@@ -6,6 +6,7 @@
 mod forwarding;
 mod no_iommu;
 mod refusals;
+mod servers;
 mod testpmd;
 mod wire;
 
