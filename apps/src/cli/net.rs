@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::StackSettings;
+use engine::{DscpSet, Priority, StackSettings};
 use stack::{IpAddress, IpCidr, TcpOptions};
 
 use super::Failure;
@@ -67,6 +67,23 @@ pub struct StackFlags {
     /// Most connections of a core whose handshake is not complete; more are dropped
     #[arg(long, value_name = "N", value_parser = count)]
     pub half_open: Option<usize>,
+
+    /// DSCP of what TCP connections send: 0 to 63, or a name such as EF, CS6, AF41 [default: 0]
+    #[arg(long, value_name = "DSCP", value_parser = dscp)]
+    pub dscp: Option<u8>,
+
+    /// Send frames whose DSCP is urgent before all others
+    #[arg(long)]
+    pub priority: bool,
+
+    /// Which are urgent, such as EF,CS6 or 46,48; implies --priority [default: EF,CS6,CS7]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = dscp)]
+    pub urgent_dscp: Vec<u8>,
+
+    /// Frames that may wait in a transmit ring for another normal one to join them: fewer let an urgent one pass sooner;
+    /// implies --priority [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32_768))]
+    pub normal_limit: Option<u16>,
 }
 
 /// Congestion control.
@@ -102,8 +119,23 @@ impl StackFlags {
             nodelay: !self.nagle,
             keep_alive: self.keep_alive,
             congestion: self.congestion.into(),
+            dscp: self.dscp.unwrap_or(default.dscp),
             ..default
         }
+    }
+
+    /// What the port sends first; `None` if all frames are alike.
+    #[must_use]
+    pub fn priority(&self) -> Option<Priority> {
+        if !self.priority && self.urgent_dscp.is_empty() && self.normal_limit.is_none() {
+            return None;
+        }
+        let default = Priority::default();
+        let urgent = DscpSet::of(self.urgent_dscp.iter().copied()).filter(|set| *set != DscpSet::NONE);
+        Some(Priority {
+            urgent: urgent.unwrap_or(default.urgent),
+            normal_limit: self.normal_limit.unwrap_or(default.normal_limit),
+        })
     }
 
     /// The settings of `program`'s stack, checked.
@@ -223,6 +255,22 @@ fn buffer(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A code point by number, or by its name in RFC 2474 (CSx), 2597 (AFxy), 3246 (EF), 5865 (VA), 8622 (LE).
+fn dscp(text: &str) -> Result<u8, String> {
+    let advice = || "use 0 to 63, or a name such as EF, CS6 or AF41".to_string();
+    if let Ok(number) = text.parse::<u8>() {
+        return if number < 64 { Ok(number) } else { Err(advice()) };
+    }
+    match text.to_ascii_uppercase().as_bytes() {
+        [b'C', b'S', class @ b'0'..=b'7'] => Ok((class - b'0') << 3),
+        [b'A', b'F', class @ b'1'..=b'4', drop @ b'1'..=b'3'] => Ok((class - b'0') << 3 | (drop - b'0') << 1),
+        b"EF" => Ok(46),
+        b"VA" => Ok(44),
+        b"LE" => Ok(1),
+        _ => Err(advice()),
+    }
+}
+
 fn count(text: &str) -> Result<usize, String> {
     let number = units::scaled(text)?;
     usize::try_from(number).map_err(|_| "it is too large".to_string())
@@ -281,9 +329,37 @@ mod tests {
             ("--dhcp --rx-buffer 1G", "suffix K or M"),
             ("--dhcp --max-connections 0", "positive number"),
             ("--dhcp --congestion bbr", "possible values: cubic, reno, none"),
+            ("--dhcp --dscp 64", "use 0 to 63"),
+            ("--dhcp --dscp AF44", "a name such as EF"),
+            ("--dhcp --urgent-dscp 46,prompt", "a name such as EF"),
+            ("--dhcp --normal-limit 0", "1..=32768"),
         ] {
             let error = check(line).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn code_points_have_numbers_and_names() {
+        for (text, point) in
+            [("0", 0), ("63", 63), ("ef", 46), ("CS6", 48), ("AF41", 34), ("af13", 14), ("LE", 1)]
+        {
+            let flags = check(&format!("--dhcp --dscp {text}")).unwrap();
+            assert_eq!((flags.tcp().dscp, flags.priority()), (point, None), "{text}");
+        }
+        assert_eq!(check("--dhcp").unwrap().tcp().dscp, 0);
+    }
+
+    #[test]
+    fn each_flag_of_priorities_turns_them_on_and_keeps_the_others_defaults() {
+        let priority = |line: &str| check(&format!("--dhcp {line}")).unwrap().priority();
+        let default = Priority::default();
+        assert_eq!(priority(""), None);
+        assert_eq!(priority("--priority"), Some(default));
+        assert_eq!(priority("--normal-limit 32"), Some(Priority { normal_limit: 32, ..default }));
+        let urgent = DscpSet::of([10, 46]).unwrap();
+        for list in ["--urgent-dscp AF11,EF", "--urgent-dscp 46 --urgent-dscp 10 --priority"] {
+            assert_eq!(priority(list), Some(Priority { urgent, ..default }), "{list}");
         }
     }
 }

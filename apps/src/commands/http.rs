@@ -25,7 +25,7 @@ pub(super) fn run(args: &Http, file: Config) -> Result<ExitCode, Failure> {
         )));
     }
     let (mut engine, cpus) = settings.engine();
-    let lcores = stack_lcores("http", &mut engine, &settings, &cpus)?;
+    let lcores = stack_lcores("http", &mut engine, &settings, &args.stack, &cpus)?;
     // Its thread ends when it is dropped, after the loops.
     let (_librarian, shelves) = files(args, lcores.len())?;
     let fixed = Arc::new(Site::fixed(&args.args.body));

@@ -36,7 +36,7 @@ pub(super) fn run(args: &Load, file: Config) -> Result<ExitCode, Failure> {
         );
         cpus.truncate(config.connections);
     }
-    let lcores = stack_lcores("load", &mut engine, &settings, &cpus)?;
+    let lcores = stack_lcores("load", &mut engine, &settings, &args.stack, &cpus)?;
     let count = u16::try_from(lcores.len()).map_err(Failure::usage)?;
     engine.stack(&lcores, 0, &stack, |index| load::Load::new(&config, Share { index, count }));
     session("load", &config).run(engine, &args.shared.output)

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use engine::Engine;
 use engine::config::Config;
 
-use crate::cli::{Command, Failure, Settings};
+use crate::cli::{Command, Failure, Settings, StackFlags};
 
 /// Runs a subcommand; `file` is the configuration file's contents, or empty.
 ///
@@ -49,7 +49,7 @@ fn dealt(ports: usize, together: usize, loops: usize) -> Vec<Range<usize>> {
     (0..hands).map(|hand| begin(hand)..begin(hand + 1)).collect()
 }
 
-/// Loops for a stack: one on each processor given, on the only port.
+/// Loops for a stack: one on each processor given, on the only port, which sends the urgent first if `flags` say so.
 ///
 /// # Errors
 /// [`Failure::Usage`] if there is more than one port.
@@ -57,6 +57,7 @@ pub(crate) fn stack_lcores(
     program: &str,
     engine: &mut Engine,
     settings: &Settings,
+    flags: &StackFlags,
     cpus: &[Option<usize>],
 ) -> Result<Vec<usize>, Failure> {
     if settings.ports.len() != 1 {
@@ -64,6 +65,9 @@ pub(crate) fn stack_lcores(
             "{program} runs on one port, {} are given; start one {program} for each",
             settings.ports.len()
         )));
+    }
+    if let Some(priority) = flags.priority() {
+        engine.priority(0, priority);
     }
     Ok(cpus.iter().map(|cpu| engine.lcore(*cpu)).collect())
 }

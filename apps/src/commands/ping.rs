@@ -26,7 +26,7 @@ pub(super) fn run(args: &Ping, file: Config) -> Result<ExitCode, Failure> {
         log::warn!("ping runs on one core, the first of the {} given", cpus.len());
         cpus.truncate(1);
     }
-    let lcores = stack_lcores("ping", &mut engine, &settings, &cpus)?;
+    let lcores = stack_lcores("ping", &mut engine, &settings, &args.stack, &cpus)?;
     let flags = &args.args;
     let config = PingConfig {
         target: flags.target.clone(),

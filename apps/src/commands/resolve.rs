@@ -26,7 +26,7 @@ pub(super) fn run(args: &Resolve, file: Config) -> Result<ExitCode, Failure> {
     }
     let (mut engine, mut cpus) = settings.engine();
     cpus.truncate(1);
-    let lcores = stack_lcores("resolve", &mut engine, &settings, &cpus)?;
+    let lcores = stack_lcores("resolve", &mut engine, &settings, &args.stack, &cpus)?;
     let names = &args.args.names;
     let answers = resolve::answers(names.len());
     engine.stack(&lcores, 0, &stack, |_| resolve::Resolve::new(names.clone(), Arc::clone(&answers)));
