@@ -32,7 +32,10 @@ pub struct Limits {
     pub half_open: usize,
     /// How long a handshake may take.
     pub half_open_timeout: Duration,
-    /// Connections remembered in TIME-WAIT; the oldest makes room.
+    /// Connections remembered in TIME-WAIT; the oldest makes room. To a peer whose FIN was acknowledged that makes no
+    /// difference; one that never got the acknowledgement gets a reset if its FIN, sent again, finds the connection
+    /// gone (RFC 9293 §3.10.7.1: to acknowledge what is not remembered would be to claim bytes that may never have
+    /// come). The default outlasts a retransmission timeout of 200 ms at 300,000 connections a second.
     pub time_wait: usize,
     /// How long TIME-WAIT lasts (RFC 9293 §3.4.2 asks for two maximum segment lifetimes).
     pub time_wait_timeout: Duration,
@@ -62,7 +65,7 @@ impl Default for Limits {
             flows: 131_072,
             half_open: 4096,
             half_open_timeout: Duration::from_secs(10),
-            time_wait: 16_384,
+            time_wait: 65_536,
             time_wait_timeout: Duration::from_secs(10),
             unread_timeout: Duration::from_secs(300),
             listeners: 1024,

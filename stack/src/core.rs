@@ -26,6 +26,8 @@ use crate::timers::Timers;
 use crate::tuple::{HashKey, Tuple};
 use crate::udp::Udp;
 
+/// Timers that are looked at in one turn; the rest follows in the next.
+pub(crate) const TIMERS_PER_TURN: usize = 4096;
 /// Samples kept between two drains.
 const SAMPLES: usize = 4096;
 
@@ -86,6 +88,13 @@ impl Ready {
 
     pub fn has_urgent(&self) -> bool {
         !self.urgent.is_empty()
+    }
+
+    /// Makes room for as many.
+    fn reserve(&mut self, flows: usize) {
+        for queue in [&mut self.urgent, &mut self.normal] {
+            queue.reserve(flows.saturating_sub(queue.len()));
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -182,7 +191,7 @@ impl Core {
             ready: Ready::default(),
             waiting: Vec::new(),
             again: Vec::new(),
-            due: Vec::new(),
+            due: Vec::with_capacity(TIMERS_PER_TURN),
             running: NIL,
             counters: Counters::default(),
             samples: Vec::with_capacity(SAMPLES),
@@ -198,6 +207,16 @@ impl Core {
     /// Takes over what the device computes by itself. Once, before the first connection.
     pub fn adopt(&mut self, capabilities: &DeviceCapabilities) {
         self.interfaces.offload(&capabilities.checksum);
+    }
+
+    /// Makes room for flow `index` in all that is kept by flow: only a flow in a slot that was never used allocates.
+    pub fn cover(&mut self, index: u32) {
+        self.timers.cover(index);
+        let flows = self.flows.slots();
+        self.ready.reserve(flows);
+        for list in [&mut self.waiting, &mut self.again] {
+            list.reserve(flows.saturating_sub(list.len()));
+        }
     }
 
     /// The flow has something to do in this turn.
@@ -253,7 +272,7 @@ impl Core {
         let tcp = options.tcp.clamped();
         let inserted = self.flows.insert(tuple, hash, &tcp, self.config.clock_scale, self.now);
         let index = inserted.ok_or(ConnectError::TooMany(self.flows.limit()))?;
-        self.timers.cover(index);
+        self.cover(index);
         let interface = self.interfaces.for_mtu(self.link.path_mtu(to.addr));
         self.interfaces.choose_isn(interface, &tuple, self.now);
         let urgent = self.config.urgent(tcp.dscp);

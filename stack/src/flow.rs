@@ -55,7 +55,7 @@ pub(crate) struct Flow {
     pub queued: bool,
     /// The service is to be told that something changed.
     pub edge: bool,
-    /// Waits for the next hop's address.
+    /// In the list of those that wait for their next hop's address.
     pub waiting: bool,
     /// Served before others.
     pub urgent: bool,

@@ -32,6 +32,8 @@ pub(crate) struct Flows {
     slots: Vec<Flow>,
     free: Vec<u32>,
     table: HashTable<Entry>,
+    /// Flows for which the table need not grow.
+    roomy: usize,
     key: HashKey,
     limit: usize,
     live: usize,
@@ -45,6 +47,7 @@ impl Flows {
             slots: Vec::with_capacity(limit),
             free: Vec::new(),
             table: HashTable::new(),
+            roomy: 0,
             key,
             limit,
             live: 0,
@@ -141,9 +144,8 @@ impl Flows {
             None => {
                 self.slots.push(Flow::vacant());
                 // Room to give every slot back without allocating.
-                if self.free.capacity() < self.slots.len() {
-                    self.free.reserve(self.slots.len());
-                }
+                self.free.reserve(self.slots.len());
+                self.grow_table();
                 u32::try_from(self.slots.len() - 1).expect("the limit is far less")
             }
         };
@@ -156,7 +158,8 @@ impl Flows {
         flow.recv_at = rx.address();
         (flow.rx, flow.tx) = (Some(rx), Some(tx));
         (flow.tuple, flow.hash, flow.clock) = (tuple, hash, clock);
-        (flow.edge, flow.waiting, flow.unanswered) = (false, false, false);
+        // `queued` and `waiting` stay: they say which lists hold the slot.
+        (flow.edge, flow.unanswered) = (false, false);
         (flow.seen_send_queue, flow.seen_recv_queue, flow.seen_fin) = (0, 0, false);
         (flow.next_hop, flow.sent, flow.tag, flow.listener, flow.why) =
             (None, Sent::default(), 0, None, None);
@@ -167,6 +170,17 @@ impl Flows {
         self.table.insert_unique(hash, Entry { index, check: check(hash) }, |e| slots[e.index as usize].hash);
         self.live += 1;
         Some(index)
+    }
+
+    /// Makes room in the table for as many flows as there are slots. At most half full, it is cleared of what was
+    /// removed in place, where a fuller one would grow.
+    fn grow_table(&mut self) {
+        if self.slots.len() > self.roomy {
+            let slots = &self.slots;
+            let wanted = 2 * (slots.len() + 1);
+            self.table.reserve(wanted - self.table.len(), |entry| slots[entry.index as usize].hash);
+            self.roomy = self.table.capacity() / 2 - 1;
+        }
     }
 
     /// Takes a flow out of the table: its tuple is free again. Does nothing if it was out.

@@ -157,7 +157,8 @@ impl Neighbours {
         let hasher = Keyed::new(key);
         Self {
             slots: Vec::with_capacity(limit),
-            index: HashMap::with_capacity_and_hasher(limit, hasher),
+            index: // At most half full, it is cleared of what was removed in place, where a fuller one would grow.
+            HashMap::with_capacity_and_hasher(2 * (limit + 1), hasher),
             limit,
             hand: 0,
             next_due: None,

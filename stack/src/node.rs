@@ -25,8 +25,6 @@ pub use configure::Learnt;
 
 /// Frames that are looked up ahead of being processed.
 const BURST: usize = 64;
-/// Timers that are looked at in one turn; the rest follows in the next.
-const TIMERS_PER_TURN: usize = 4096;
 
 /// TCP/IP of one core, with the service that runs on it.
 pub struct Stack<S> {

@@ -45,14 +45,15 @@ pub(crate) enum Verdict {
 }
 
 impl TimeWait {
-    /// At most `limit` connections for `timeout` each. Reserves address space for all, touches nothing.
+    /// At most `limit` connections for `timeout` each. Reserves address space for all; nothing is allocated later.
     pub fn new(limit: usize, timeout: Duration) -> Self {
         TimeWait {
             ring: Vec::with_capacity(limit),
             limit,
             first: 0,
             len: 0,
-            table: HashTable::with_capacity(limit),
+            // At most half full, it is cleared of what was removed in place, where a fuller one would grow.
+            table: HashTable::with_capacity(2 * (limit + 1)),
             remembered: 0,
             timeout,
         }

@@ -120,6 +120,7 @@ impl Core {
             let index = self.waiting[at];
             let flow = self.flows.at(index);
             if !flow.waiting || flow.phase == Phase::Vacant {
+                flow.waiting = false;
                 self.waiting.swap_remove(at);
                 continue;
             }

@@ -194,7 +194,7 @@ impl Core {
             self.counters.flows_full += 1;
             return;
         };
-        self.timers.cover(index);
+        self.cover(index);
         let interface = self.interfaces.for_mtu(self.link.path_mtu(tuple.remote.addr));
         self.interfaces.choose_isn(interface, &tuple, self.now);
         let urgent = self.config.urgent(options.tcp.dscp);

@@ -4,15 +4,16 @@ use smoltcp::phy::Device;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpControl;
 
+use super::Stack;
 use super::egress::Egress;
-use super::{Stack, TIMERS_PER_TURN};
 use crate::clock::Time;
 use crate::conn::Conn;
-use crate::core::{Core, Ready};
+use crate::core::{Core, Ready, TIMERS_PER_TURN};
 use crate::emit::DeviceOut;
 use crate::error::Closed;
 use crate::flow::Phase;
 use crate::flows::NIL;
+use crate::link::FrameOut;
 use crate::net::Net;
 use crate::service::Service;
 
@@ -78,6 +79,9 @@ impl<S: Service> Stack<S> {
             return self.run_unread(index, device);
         }
         if flow.socket().state() == State::TimeWait && flow.why.is_none_or(|why| why == Closed::Done) {
+            if DeviceOut(device).room() == 0 {
+                return Some(Egress::NoRoom);
+            }
             self.core.enter_time_wait(index, device);
             self.finish(index, Closed::Done, device);
             return None;
@@ -206,8 +210,9 @@ impl Core {
         looked_at
     }
 
-    /// Acknowledges the peer's FIN, and remembers a connection whose socket is about to go. If there is no room for the
-    /// acknowledgement, the peer asks again.
+    /// Acknowledges the peer's FIN, and remembers a connection whose socket is about to go. The device has room: a peer
+    /// whose FIN is not acknowledged sends it again after its retransmission timeout, and gets a reset if many others
+    /// have pushed the connection out of TIME-WAIT by then.
     fn enter_time_wait<D: Device>(&mut self, index: u32, device: &mut D) {
         let flow = self.flows.peek(index);
         let (tuple, hash, sent) = (flow.tuple, flow.hash, flow.sent);

@@ -94,7 +94,8 @@ impl Service for Echo {
         }
     }
 
-    fn closed(&mut self, _id: ConnId, _tag: u64, _why: Closed, _net: &mut Net<'_>) {
+    fn closed(&mut self, _id: ConnId, _tag: u64, why: Closed, _net: &mut Net<'_>) {
+        assert_eq!(why, Closed::Done);
         self.open -= 1;
     }
 }
@@ -189,6 +190,8 @@ pub fn config(host: u8, flows: usize) -> StackConfig {
     config.addresses = vec![IpCidr::new(address(host), 24)];
     config.seed = [host; 32];
     config.limits.flows = flows;
+    // Few, so that those in TIME-WAIT have to make room.
+    config.limits.time_wait = 1024;
     config
 }
 

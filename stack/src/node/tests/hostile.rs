@@ -8,7 +8,7 @@ use super::harness::*;
 use crate::{Closed, ConnectOptions, ListenOptions, TcpOptions};
 
 /// A TCP segment from `source` to host 1's port `port`, as a frame.
-fn segment(
+pub(super) fn segment(
     source: (IpAddress, u16),
     port: u16,
     control: TcpControl,
@@ -42,12 +42,12 @@ fn segment(
     frame
 }
 
-fn syn(source: (IpAddress, u16), seq: i32) -> Vec<u8> {
+pub(super) fn syn(source: (IpAddress, u16), seq: i32) -> Vec<u8> {
     segment(source, 7, TcpControl::Syn, seq, None, &[])
 }
 
 /// The TCP segments that host 1 sends, in order.
-fn answers(frames: &[Vec<u8>]) -> Vec<(TcpControl, i32, Option<i32>)> {
+pub(super) fn answers(frames: &[Vec<u8>]) -> Vec<(TcpControl, i32, Option<i32>)> {
     let mut answers = Vec::new();
     for frame in frames.iter().filter(|frame| frame[12..14] == [8, 0]) {
         let ip = Ipv4Packet::new_checked(&frame[14..]).unwrap();
@@ -60,12 +60,12 @@ fn answers(frames: &[Vec<u8>]) -> Vec<(TcpControl, i32, Option<i32>)> {
     answers
 }
 
-fn is_arp(frame: &[u8]) -> bool {
+pub(super) fn is_arp(frame: &[u8]) -> bool {
     frame[12..14] == [8, 6]
 }
 
 /// A world where host 0 is a liar: host 1's neighbours are known, host 0's stack sees nothing.
-fn world(change: impl Fn(&mut crate::StackConfig)) -> World {
+pub(super) fn world(change: impl Fn(&mut crate::StackConfig)) -> World {
     let mut world = World::with(change);
     world.listen(7);
     // Host 1 learns who host 0 is.
@@ -149,7 +149,7 @@ fn broken_segments_are_counted() {
 }
 
 /// Opens a connection by hand, has host 1 finish first, and returns our and its next sequence number.
-fn into_time_wait(world: &mut World, source: (IpAddress, u16)) -> (i32, i32) {
+pub(super) fn into_time_wait(world: &mut World, source: (IpAddress, u16)) -> (i32, i32) {
     world.script(1).mode = Mode::Keep;
     let [(TcpControl::Syn, isn, Some(1))] = answers(&world.inject(1, &syn(source, 0)))[..] else { panic!() };
     let next = isn.wrapping_add(1);
