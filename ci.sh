@@ -60,7 +60,7 @@ Usage: ./ci.sh <job>...
   fuzz     the tests of drivers and door, liars on the other side among them, under AddressSanitizer
   netns    the running kernel at the other end of our TAP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
-  vm       VFIO in a QEMU guest with a virtual IOMMU
+  vm       VFIO in a QEMU guest with a virtual IOMMU; the kernel as client of servers there
   bench    every benchmark; in a short form that measures nothing of worth when part of all
   readme   run the README's marked commands
 

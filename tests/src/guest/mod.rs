@@ -4,6 +4,7 @@
 //!   this process                                     QEMU (software emulation)
 //!   Guest::shell ──── second serial port ──────────► tests/vm/init ─► programs, vfio-pci
 //!   Guest::link  ──── Unix datagrams, one a frame ─► virtio-net-pci ─► intel-iommu ─► the program's memory
+//!   Netns::tap   ──── the kernel's TAP interface ──► the same
 //! ```
 //!
 //! ```no_run

@@ -1,12 +1,9 @@
 //! A forwarder's life on two NICs: bound, started, seen at work, killed, started again, stopped, unbound.
 
-use std::time::Duration;
-
-use peers::bywash::Report;
 use peers::guest::{Guest, Nic};
 
 use super::wire::{assert_forwards, assert_kernel_answers_arp, wait_until_forwarding};
-use super::{PROGRAMS, SOON, assert_says, guest_runs, guest_with_bywash, l2fwd_error};
+use super::{PROGRAMS, SOON, assert_says, background, guest_runs, guest_with_bywash, l2fwd_error};
 
 /// Frames each way; every length comes up.
 const FRAMES: u32 = 2000;
@@ -40,7 +37,7 @@ fn frames_pass_unchanged_through_kill_restart_and_unbind() {
         .unwrap();
     start(&mut guest, "root", "--forward-mode macswap");
     assert_forwards(&guest, (0, 1), FRAMES, swapped);
-    let report = stop(&mut guest);
+    let report = background::stop(&mut guest);
     assert!(report.count("/packets").unwrap() >= u64::from(FRAMES), "{report:?}");
     assert_eq!(report.count("/ports/0/rx_nombuf").unwrap(), 0, "{report:?}");
 
@@ -82,7 +79,7 @@ fn as_ordinary_user(guest: &mut Guest) {
 
     start(guest, "user", "--forward-mode io");
     assert_forwards(guest, (1, 0), FRAMES, |frame| frame);
-    stop(guest);
+    background::stop(guest);
 }
 
 /// A second forwarder is told who has the device.
@@ -107,23 +104,8 @@ fn setup(guest: &mut Guest, arguments: &str) {
 /// Starts the forwarder in the background and waits until it forwards.
 fn start(guest: &mut Guest, user: &str, flags: &str) {
     let command = format!("bywash l2fwd --port vfio:{A} --port vfio:{B} --seconds 120 --json {flags}");
-    let script = format!(
-        "ulimit -l unlimited; rm -f /tmp/out /tmp/err /tmp/pid\n\
-         su {user} -c 'exec {command} >/tmp/out 2>/tmp/err' & echo $! > /tmp/pid"
-    );
-    guest.shell_ok(&script).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let state = guest.shell_ok("kill -0 $(cat /tmp/pid) && echo runs || cat /tmp/err").unwrap();
-    assert!(state.contains("runs"), "{state}");
+    background::start(guest, user, &command);
     wait_until_forwarding(guest, 0, 1);
-}
-
-/// Stops the forwarder as Ctrl-C does, and reads its report.
-fn stop(guest: &mut Guest) -> Report {
-    let script = "kill -INT $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.1; done; cat /tmp/out";
-    let text = guest.shell_ok(script).unwrap();
-    Report::parse(&text)
-        .unwrap_or_else(|error| panic!("{error}: {}", guest.shell_ok("cat /tmp/err").unwrap()))
 }
 
 /// What `--forward-mode macswap` makes of a frame.

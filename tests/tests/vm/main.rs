@@ -3,6 +3,8 @@
 //! `BYWASH_REQUIRE=vm` makes a skip a failure. A boot costs some 8 s, so each guest serves several scenarios; what
 //! went before is then part of what is tested, as on a machine that is in use.
 
+mod background;
+mod clients;
 mod forwarding;
 mod no_iommu;
 mod refusals;
