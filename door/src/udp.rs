@@ -24,6 +24,9 @@ pub const MAX_DATAGRAM: usize = 65_507;
 
 /// A UDP socket, bound on every core of the engine. Datagrams are whole or lost; they come in the order in which each core
 /// got them. Errors that a router or peer reported are returned only by a [connected](Self::connect) socket, once each.
+///
+/// Bound to one address, it sends from that; bound to all, from the one that the route gives, as a socket of the system's
+/// does. A server of a host with several addresses binds a socket to each, so that answers leave from the one that was asked.
 #[derive(Debug)]
 pub struct UdpSocket(Arc<Shared>);
 

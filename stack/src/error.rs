@@ -98,9 +98,12 @@ pub enum SendError {
     /// No address to send from, or no route.
     #[error("no route to {0}; configure an address of its IP version and a gateway")]
     NoRoute(IpAddress),
-    /// Port 0 or an unspecified address.
+    /// Port 0, an unspecified address, or one of another IP version than the source's.
     #[error("{0} cannot be sent to; name an address and a port")]
     BadAddress(IpEndpoint),
+    /// The source is not an address of this host's, or not the one that the socket is bound to.
+    #[error("{0} cannot be sent from; leave it out, or name the socket's address or one of this stack")]
+    NotLocal(IpAddress),
     /// The device has no buffers free, or too many packets already wait for the neighbour. Try again later.
     #[error("no buffers free for now; try again after the next turn")]
     NoBuffers,

@@ -107,8 +107,7 @@ impl Net<'_> {
     }
 
     /// Whether what `peer` sends to a UDP socket reaches this core and not another one of those that share the address.
-    /// A client that is to get its answers takes another port until it does; a server listens on all cores. Fragments
-    /// reach the first core only.
+    /// A client that is to get its answers takes another port until it does; a server listens on all cores.
     pub fn is_steered_here(&self, id: UdpId, peer: IpEndpoint) -> bool {
         let share = self.core.config.share;
         let Some(at) = self.core.udp.local(id) else { return false };
@@ -126,13 +125,35 @@ impl Net<'_> {
         self.core.udp.close(id);
     }
 
-    /// Sends a datagram at once.
+    /// Sends a datagram at once: from the address that the socket is bound to, else from the one that the route to `to`
+    /// gives. A server that is bound to all addresses answers by [`send_from`](Self::send_from).
     ///
     /// # Errors
     /// [`SendError`]; `NoBuffers` may be tried again after the next turn.
     pub fn send_to(&mut self, socket: UdpId, to: IpEndpoint, data: &[u8]) -> Result<(), SendError> {
         let core = &mut *self.core;
-        core.udp.send_to(&mut core.link, core.now, socket, to, data, self.out)
+        core.udp.send(&mut core.link, core.now, socket, None, to, data, self.out)
+    }
+
+    /// As [`send_to`](Self::send_to), from the address `from`: an answer leaves from the address that was asked, so
+    /// that who asked knows it (RFC 1122 §4.1.3.5). A broadcast has no such address.
+    ///
+    /// # Errors
+    /// [`SendError`]; `NotLocal` if `from` is not ours, or the socket is bound to another address.
+    pub fn send_from(
+        &mut self,
+        socket: UdpId,
+        from: IpAddress,
+        to: IpEndpoint,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        let core = &mut *self.core;
+        core.udp.send(&mut core.link, core.now, socket, Some(from), to, data, self.out)
+    }
+
+    /// Whether `address` is one of ours. A datagram's `to` is not if it was sent to a group.
+    pub fn is_ours(&self, address: IpAddress) -> bool {
+        self.core.link.is_ours(address)
     }
 
     /// Lets a UDP socket send to broadcast addresses, or forbids it again, as `SO_BROADCAST` does. Forbidden at first.

@@ -198,16 +198,18 @@ impl Udp {
     }
 
     /// Sends a datagram from a socket: written straight into the device's memory if it can leave at once and
-    /// whole.
+    /// whole. Its source is `from`, else the address that the socket is bound to, else the route's.
     ///
     /// # Errors
     ///
     /// [`SendError`]; [`SendError::BadAddress`] also for a broadcast that the socket may not send.
-    pub(crate) fn send_to(
+    #[allow(clippy::too_many_arguments)] // what a datagram has, and what it takes to send one
+    pub(crate) fn send(
         &self,
         link: &mut Link,
         now: Time,
         id: UdpId,
+        from: Option<IpAddress>,
         to: IpEndpoint,
         data: &[u8],
         out: &mut dyn FrameOut,
@@ -215,7 +217,13 @@ impl Udp {
         let (local, broadcast) =
             self.slot(id).and_then(|slot| Some((slot.at?, slot.broadcast))).ok_or(SendError::Closed)?;
         let forbidden = link.is_broadcast(to.addr) && !broadcast;
-        let mixed = local.addr.is_some_and(|addr| addr.version() != to.addr.version());
+        if let Some(from) = from
+            && (local.addr.is_some_and(|bound| bound != from) || !link.is_ours(from))
+        {
+            return Err(SendError::NotLocal(from));
+        }
+        let from = from.or(local.addr);
+        let mixed = from.is_some_and(|addr| addr.version() != to.addr.version());
         if to.port == 0 || to.addr.is_unspecified() || forbidden || mixed {
             return Err(SendError::BadAddress(to));
         }
@@ -223,7 +231,7 @@ impl Udp {
         if data.len() > max {
             return Err(SendError::TooLong { len: data.len(), max });
         }
-        let src = local.addr.or_else(|| link.source(to.addr)).ok_or(SendError::NoRoute(to.addr))?;
+        let src = from.or_else(|| link.source(to.addr)).ok_or(SendError::NoRoute(to.addr))?;
         let udp = UdpRepr { src_port: local.port, dst_port: to.port };
         let ip = IpRepr::new(src, to.addr, IpProtocol::Udp, HEADER_LEN + data.len(), HOP_LIMIT);
         let mut fill = |payload: &mut [u8]| {

@@ -83,9 +83,9 @@ impl Service for Host {
     fn ready(&mut self, _: &mut Conn<'_>) {}
     fn closed(&mut self, _: ConnId, _: u64, _: Closed, _: &mut Net<'_>) {}
 
-    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, _: IpAddress, data: &[u8], net: &mut Net<'_>) {
+    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, to: IpAddress, data: &[u8], net: &mut Net<'_>) {
         if self.echo {
-            net.send_to(socket, from, data).unwrap();
+            net.send_from(socket, to, from, data).unwrap();
         } else {
             self.datagrams.push((from, data.to_vec()));
         }
@@ -134,6 +134,10 @@ impl Pair {
         let stack = |host: u8| {
             let mut config = StackConfig::new(EthernetAddress([2, 0, 0, 0, 0, host]), 1500);
             config.addresses = vec![IpCidr::new(v4(host), 24), IpCidr::new(v6(u16::from(host)), 64)];
+            // Each host has further addresses, which no route gives as a source.
+            config
+                .addresses
+                .extend([IpCidr::new(v4(100 + host), 24), IpCidr::new(v6(100 + u16::from(host)), 64)]);
             config.seed = [host; 32];
             Stack::new(config, Host { echo: host == 2, ..Host::default() }, Time::from_ns(0)).unwrap()
         };
@@ -186,6 +190,19 @@ fn datagrams_of_all_sizes_come_back_byte_exact() {
         }
     }
     assert!(pair.stacks.iter().all(Stack::is_idle));
+}
+
+#[test]
+fn answers_leave_from_the_address_that_was_asked() {
+    let mut pair = Pair::new();
+    for peer in [v4(2), v4(102), v6(2), v6(102)] {
+        let peer = IpEndpoint::new(peer, PORT);
+        for len in [100, 5000] {
+            pair.order(Order::Datagram(peer, patterned(len)));
+            pair.run(Duration::from_millis(10));
+            assert_eq!(pair.stacks[0].service_mut().datagrams.pop(), Some((peer, patterned(len))));
+        }
+    }
 }
 
 #[test]

@@ -104,6 +104,7 @@ pub(super) fn send_failure(error: SendError) -> Failure {
         SendError::TooLong { .. } => Failure::TooLong,
         SendError::NoRoute(_) => Failure::NetUnreachable,
         SendError::BadAddress(_) => Failure::Invalid,
+        SendError::NotLocal(_) => Failure::AddrNotAvailable,
         SendError::Closed | SendError::NoBuffers => Failure::NoRoom,
     }
 }

@@ -133,7 +133,7 @@ fn a_datagram_goes_to_its_socket_and_back() {
     let from = IpEndpoint::new(PEER, 5000);
     let got = udp.receive(&mut link, NOW, &packet, &mut wire);
     assert_eq!(got, Some(Datagram { socket: id, from, to: OUR, data: b"hello" }));
-    udp.send_to(&mut link, NOW, id, from, b"hello", &mut wire).unwrap();
+    udp.send(&mut link, NOW, id, None, from, b"hello", &mut wire).unwrap();
     let sent = wire.0.pop().unwrap();
     let mut expected = Vec::new();
     PacketBuilder::ethernet2(OUR_MAC.0, [2, 0, 0, 0, 0, 2])
@@ -232,7 +232,7 @@ fn what_cannot_be_sent_is_an_error() {
     let mut link = link(&mut wire);
     let id = udp.bind(any(7), PORTS).unwrap();
     let bound = udp.bind(at(OUR, 8), PORTS).unwrap();
-    let mut send = |udp: &Udp, id, to, len| udp.send_to(&mut link, NOW, id, to, &vec![1; len], &mut wire);
+    let mut send = |udp: &Udp, id, to, len| udp.send(&mut link, NOW, id, None, to, &vec![1; len], &mut wire);
     let to = IpEndpoint::new(PEER, 5000);
     assert_eq!(send(&udp, id, to, 65_507), Ok(()));
     assert_eq!(send(&udp, id, to, 65_508), Err(SendError::TooLong { len: 65_508, max: 65_507 }));
@@ -250,4 +250,22 @@ fn what_cannot_be_sent_is_an_error() {
     udp.close(id);
     assert_eq!(send(&udp, id, to, 1), Err(SendError::Closed));
     assert_eq!(wire.0.last().unwrap()[..6], [0xff; 6]);
+}
+
+#[test]
+fn a_source_is_ours_and_the_sockets() {
+    let (mut udp, mut wire) = (udp(), Wire::default());
+    let mut link = link(&mut wire);
+    let second = IpAddress::v4(10, 0, 0, 9);
+    assert!(link.add_address(IpCidr::new(second, 24), NOW));
+    let (any, bound) = (udp.bind(any(7), PORTS).unwrap(), udp.bind(at(OUR, 8), PORTS).unwrap());
+    let to = IpEndpoint::new(PEER, 5000);
+    let mut send = |id, from, to| udp.send(&mut link, NOW, id, Some(from), to, b"x", &mut wire);
+    assert_eq!((send(any, second, to), send(any, OUR, to), send(bound, OUR, to)), (Ok(()), Ok(()), Ok(())));
+    assert_eq!(send(bound, second, to), Err(SendError::NotLocal(second)));
+    assert_eq!(send(any, PEER, to), Err(SendError::NotLocal(PEER)));
+    let v6 = IpEndpoint::new(IpAddress::v6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2), 53);
+    assert_eq!(send(any, second, v6), Err(SendError::BadAddress(v6)));
+    let sources: Vec<&[u8]> = wire.0.iter().map(|frame| &frame[26..30]).collect();
+    assert_eq!(sources, [[10, 0, 0, 9], [10, 0, 0, 1], [10, 0, 0, 1]]);
 }

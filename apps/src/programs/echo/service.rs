@@ -114,12 +114,17 @@ impl Service for Echo {
         self.failed += u64::from(why != Closed::Done);
     }
 
-    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, _to: IpAddress, data: &[u8], net: &mut Net<'_>) {
+    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, to: IpAddress, data: &[u8], net: &mut Net<'_>) {
         if from.port == PORT || Some(from.port) == self.config.udp_port {
             self.loops_refused += 1;
             return;
         }
-        match net.send_to(socket, from, data) {
+        // From the address that was asked; a broadcast has none.
+        let sent = match net.is_ours(to) {
+            true => net.send_from(socket, to, from, data),
+            false => net.send_to(socket, from, data),
+        };
+        match sent {
             Ok(()) => {
                 self.requests += 1;
                 self.datagrams += 1;
