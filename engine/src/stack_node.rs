@@ -3,7 +3,8 @@
 //! ```text
 //!   receive ─► frames as slices ─► Stack::receive ──┐
 //!   turn ────► Stack::turn ─────────────────────────┴─► Phy ─► Cx::send
-//!        └───► addresses learnt on the first core ─► rings ─► the stacks of the others
+//!        ├───► addresses learnt on the first core ─► rings ─► the stacks of the others
+//!        └───► datagrams that the first core put together from fragments ─► rings ─► their core's Stack::receive_packet
 //! ```
 
 use std::sync::Arc;
@@ -24,6 +25,21 @@ use crate::tsc::{Ticks, Tsc};
 
 /// Changes of the learnt addresses that wait for a core; it takes them every turn, and a newer one replaces the oldest.
 const LESSONS: usize = 8;
+
+/// Datagrams put together from fragments that wait for a core. At 64 KiB each, 1 MiB at most.
+const PARCELS: usize = 16;
+
+/// From the first core to another: datagrams there, their memory back.
+struct Parcels {
+    full: ArrayQueue<Vec<u8>>,
+    empty: ArrayQueue<Vec<u8>>,
+}
+
+impl Parcels {
+    fn new() -> Parcels {
+        Parcels { full: ArrayQueue::new(PARCELS), empty: ArrayQueue::new(PARCELS) }
+    }
+}
 
 /// What a stack is told beside what its port knows (MAC, MTU) and the engine (which core it is). The fields of
 /// [`StackConfig`] explain themselves there.
@@ -142,6 +158,12 @@ pub struct StackNode<S: Service> {
     teach: Vec<Arc<ArrayQueue<Learnt>>>,
     /// From the first core.
     lessons: Option<Arc<ArrayQueue<Learnt>>>,
+    /// To the other cores, from the second on: their datagrams.
+    parcels: Vec<Arc<Parcels>>,
+    /// From the first core.
+    inbox: Option<Arc<Parcels>>,
+    /// Datagrams dropped as their core did not keep up.
+    parcels_full: u64,
 }
 
 /// Before the port is known, and after.
@@ -173,6 +195,9 @@ impl<S: Service> StackNode<S> {
             urgent,
             teach: Vec::new(),
             lessons: None,
+            parcels: Vec::new(),
+            inbox: None,
+            parcels_full: 0,
         }
     }
 
@@ -190,6 +215,9 @@ impl<S: Service> StackNode<S> {
                 let lessons = Arc::new(ArrayQueue::new(LESSONS));
                 other.lessons = Some(Arc::clone(&lessons));
                 first.teach.push(lessons);
+                let parcels = Arc::new(Parcels::new());
+                other.inbox = Some(Arc::clone(&parcels));
+                first.parcels.push(parcels);
             }
         }
         team
@@ -218,6 +246,39 @@ impl<S: Service> Ready<S> {
         self.stack.receive(now, burst.iter().map(Mbuf::data), &mut phy);
         // What this burst brings about and leaves only at the end of the turn has the same stamp.
         self.stamp = stamp;
+    }
+
+    /// Hands datagrams over that were put together here and are another core's. Returns how many were dropped.
+    fn hand_over(&mut self, parcels: &[Arc<Parcels>]) -> u64 {
+        let mut dropped = 0;
+        while let Some((core, packet)) = self.stack.reassembled() {
+            let Some(to) = usize::from(core).checked_sub(1).and_then(|at| parcels.get(at)) else {
+                dropped += 1;
+                continue;
+            };
+            if let Err(packet) = to.full.push(packet) {
+                dropped += 1;
+                self.stack.recycle(packet);
+            }
+            if let Some(memory) = to.empty.pop() {
+                self.stack.recycle(memory);
+            }
+        }
+        dropped
+    }
+
+    /// Takes in what the first core handed over.
+    fn take_in(&mut self, inbox: &Parcels, cx: &mut Cx<'_>) -> bool {
+        let now = self.time(cx);
+        let mut any = false;
+        for _ in 0..PARCELS {
+            let Some(packet) = inbox.full.pop() else { break };
+            self.stack.receive_packet(now, &packet, &mut Phy::new(cx, 0, self.max_frame_bytes, Ticks(0)));
+            // Without room for it the memory is freed.
+            let _ = inbox.empty.push(packet);
+            any = true;
+        }
+        any
     }
 
     fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
@@ -272,7 +333,11 @@ impl<S: Service> Program for StackNode<S> {
             let now = ready.time(cx);
             ready.stack.learn(&lesson, now);
         }
-        let busy = ready.turn(cx);
+        let mut busy = self.inbox.as_ref().is_some_and(|inbox| ready.take_in(inbox, cx));
+        busy |= ready.turn(cx);
+        if !self.parcels.is_empty() {
+            self.parcels_full += ready.hand_over(&self.parcels);
+        }
         if !self.teach.is_empty()
             && let Some(learnt) = ready.stack.learnt()
         {
@@ -290,6 +355,9 @@ impl<S: Service> Program for StackNode<S> {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         if let State::Ready(ready) = &self.state {
             ready.stack.counters(visit);
+        }
+        if !self.parcels.is_empty() {
+            visit("reassembled_ring_full", self.parcels_full);
         }
     }
 

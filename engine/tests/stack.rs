@@ -8,7 +8,7 @@ use engine::stats::Snapshot;
 use engine::{Engine, Running, StackNode, StackSettings};
 use stack::{
     Closed, Conn, ConnId, ConnectOptions, IpAddress, IpEndpoint, IpListenEndpoint, ListenOptions, Net,
-    Service,
+    Service, Time, UdpId,
 };
 
 const PORT: u16 = 7;
@@ -18,12 +18,19 @@ const PORT: u16 = 7;
 struct Echo {
     accepted: u64,
     closed: u64,
+    answered: u64,
 }
 
 impl Service for Echo {
     fn start(&mut self, net: &mut Net<'_>) {
         let at = IpListenEndpoint { addr: None, port: PORT };
         net.listen(at, ListenOptions::default()).expect("nobody else listens");
+        net.bind_udp(at).expect("nobody else has it");
+    }
+
+    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, to: IpAddress, data: &[u8], net: &mut Net<'_>) {
+        // Without room it is lost, and asked for again.
+        self.answered += u64::from(net.send_from(socket, to, from, data).is_ok());
     }
 
     fn accept(&mut self, _conn: &mut Conn<'_>) {
@@ -53,6 +60,7 @@ impl Service for Echo {
         // One service a core; the names tell the cores of a test apart.
         visit("echo_accepted", self.accepted);
         visit("echo_closed", self.closed);
+        visit("echo_answered", self.answered);
     }
 }
 
@@ -270,4 +278,103 @@ fn clients_on_two_cores_choose_ports_whose_answers_are_their_own() {
     for core in &snapshot.cores {
         assert_eq!(core.total.counters.get("client_whole"), goal);
     }
+}
+
+/// Bytes of a datagram in 41 fragments.
+const DATAGRAM: usize = 60_000;
+
+/// Sends datagrams one after another to the server, each from a port of its own, until each has come back.
+struct Asker {
+    server: IpEndpoint,
+    goal: u64,
+    socket: Option<UdpId>,
+    sent_at: Time,
+    back: u64,
+    wrong: u64,
+}
+
+impl Asker {
+    fn new(goal: u64) -> Asker {
+        let server = IpEndpoint::new(IpAddress::v4(10, 0, 0, 2), PORT);
+        Asker { server, goal, socket: None, sent_at: Time::ZERO, back: 0, wrong: 0 }
+    }
+
+    fn ask(&self) -> Vec<u8> {
+        (0..DATAGRAM as u64).map(|at| content(self.back, at)).collect()
+    }
+}
+
+impl Service for Asker {
+    fn accept(&mut self, _conn: &mut Conn<'_>) {}
+    fn ready(&mut self, _conn: &mut Conn<'_>) {}
+    fn closed(&mut self, _id: ConnId, _tag: u64, _why: Closed, _net: &mut Net<'_>) {}
+
+    fn datagram(&mut self, socket: UdpId, from: IpEndpoint, _: IpAddress, data: &[u8], net: &mut Net<'_>) {
+        if self.socket == Some(socket) {
+            self.wrong += u64::from(from != self.server || data != self.ask());
+            self.back += 1;
+            self.socket = None;
+            net.close_udp(socket);
+        }
+    }
+
+    fn turn(&mut self, net: &mut Net<'_>) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(300);
+        let late = net.now() >= self.sent_at + PATIENCE;
+        if self.back == self.goal || (self.socket.is_some() && !late) {
+            return false;
+        }
+        let any = IpListenEndpoint { addr: None, port: 0 };
+        let socket = self.socket.unwrap_or_else(|| {
+            loop {
+                let socket = net.bind_udp(any).expect("ports enough");
+                if net.is_steered_here(socket, self.server) {
+                    return socket;
+                }
+                net.close_udp(socket);
+            }
+        });
+        self.socket = Some(socket);
+        self.sent_at = net.now();
+        // Without room it is sent again later.
+        let _ = net.send_to(socket, self.server, &self.ask());
+        true
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit("asker_back", self.back);
+        visit("asker_wrong", self.wrong);
+    }
+
+    fn is_done(&self) -> bool {
+        self.back == self.goal
+    }
+}
+
+#[test]
+fn datagrams_in_fragments_reach_the_core_that_has_their_ports() {
+    let _alone = alone();
+    let goal = 12;
+    let mut engine = Engine::builder();
+    let (a, b) = (engine.port("loop:a"), engine.port("loop:b"));
+    let cores = [engine.lcore(None), engine.lcore(None)];
+    engine.stack(&cores, a, &settings(CLIENT), |_| Asker::new(goal));
+    engine.stack(&cores, b, &settings(SERVER), |_| Echo::default());
+    let snapshot = finish(engine.start().unwrap(), 0);
+    for core in &snapshot.cores {
+        let counters = &core.total.counters;
+        assert_eq!((counters.get("asker_back"), counters.get("asker_wrong")), (goal, 0), "{counters:?}");
+        // By their ports datagrams go to either core of the server, whichever put them together.
+        assert!(counters.get("echo_answered") > 0, "{counters:?}");
+    }
+    let counters = snapshot.counters();
+    assert!(
+        counters.get("reassembled_away") >= goal,
+        "the second client's, and the second server's: {counters:?}"
+    );
+    assert_eq!(
+        (counters.get("reassembled_full"), counters.get("reassembled_ring_full")),
+        (0, 0),
+        "{counters:?}"
+    );
 }

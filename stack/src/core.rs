@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub due: Vec<u32>,
     /// The flow that is being run: its egress follows anyway.
     pub running: u32,
+    /// Packets of other cores, and which.
+    pub foreign: VecDeque<(u16, Vec<u8>)>,
     pub counters: Counters,
     pub samples: Vec<(usize, u64)>,
     pub wake_at: Option<Time>,
@@ -193,6 +195,7 @@ impl Core {
             again: Vec::new(),
             due: Vec::with_capacity(TIMERS_PER_TURN),
             running: NIL,
+            foreign: VecDeque::new(),
             counters: Counters::default(),
             samples: Vec::with_capacity(SAMPLES),
             wake_at: None,

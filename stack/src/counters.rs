@@ -67,6 +67,10 @@ counters! {
     icmp_no_flow,
     /// ICMP errors of established connections, which they survive (RFC 1122 §4.2.3.9).
     icmp_soft,
+    /// Packets handed to another core, of whose fragments or extension headers this one took care.
+    reassembled_away,
+    /// Of such packets: dropped, as too many waited.
+    reassembled_full,
     /// Connections that were told of a smaller path MTU.
     path_mtu_shrunk,
     /// Bytes that nobody read in time after both sides had finished.

@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, EthernetProtocol, IpAddress, IpCidr};
 
 use crate::clock::Time;
 use crate::config::StackConfig;
@@ -43,6 +43,7 @@ mod router;
 
 use announce::Announcements;
 use counters::Counters;
+use ethernet::Ethernet;
 pub(crate) use frame_out::FrameOut;
 pub(crate) use ingress::{IcmpError, IcmpProblem, Ingress, IpPacket};
 pub(crate) use learnt::LinkState;
@@ -212,11 +213,30 @@ impl Link {
         }
     }
 
+    /// Takes in a whole IP packet that another core put together from fragments: it was checked there, and is again.
+    pub(crate) fn receive_packet<'p>(
+        &mut self,
+        now: Time,
+        packet: &'p [u8],
+        out: &mut dyn FrameOut,
+    ) -> Ingress<'p> {
+        let frame = |ethertype| Ethernet { group: false, ethertype, payload: packet };
+        match packet.first().map(|byte| byte >> 4) {
+            Some(4) => self.ipv4(now, frame(EthernetProtocol::Ipv4), out),
+            _ => self.ipv6(now, frame(EthernetProtocol::Ipv6), out),
+        }
+    }
+
     /// Takes back a packet that has been dealt with, for its memory.
     pub(crate) fn recycle(&mut self, packet: IpPacket<'_>) {
         if let Some(memory) = packet.into_memory() {
             self.reassembly.recycle(memory);
         }
+    }
+
+    /// Takes back the memory of a packet that another core has dealt with.
+    pub(crate) fn recycle_memory(&mut self, memory: Vec<u8>) {
+        self.reassembly.recycle(memory);
     }
 
     /// Where a packet for `dst` goes. Sends the first request if its next hop is unknown, not more than one a

@@ -16,6 +16,7 @@ use crate::tuple::{Peek, Tuple};
 
 mod configure;
 mod egress;
+mod foreign;
 mod icmp;
 mod ingress;
 mod run;
@@ -108,7 +109,34 @@ impl<S: Service> Stack<S> {
             return self.core.leases();
         }
         let ingress = self.core.link.receive(self.core.now, frame, &mut DeviceOut(device));
+        self.packet(ingress, hint, device);
+    }
+
+    /// Takes in a whole IP packet that the first core put together from fragments and that is this core's
+    /// ([`reassembled`](Self::reassembled)).
+    pub fn receive_packet<D: Device>(&mut self, now: Time, packet: &[u8], device: &mut D) {
+        self.begin(now, device);
+        let ingress = self.core.link.receive_packet(now, packet, &mut DeviceOut(device));
+        self.packet(ingress, &None, device);
+    }
+
+    /// The next packet that was put together here and belongs to another core, and which core: for its
+    /// [`receive_packet`](Self::receive_packet). At most 32 wait; more are dropped (`reassembled_full`). Only the first of
+    /// several cores has any: it gets all fragments, which do not tell their ports.
+    pub fn reassembled(&mut self) -> Option<(u16, Vec<u8>)> {
+        self.core.foreign.pop_front()
+    }
+
+    /// Takes back the memory of a packet that [`reassembled`](Self::reassembled) gave.
+    pub fn recycle(&mut self, packet: Vec<u8>) {
+        self.core.link.recycle_memory(packet);
+    }
+
+    fn packet<D: Device>(&mut self, ingress: Ingress<'_>, hint: &Hint, device: &mut D) {
         match ingress {
+            Ingress::Tcp(packet) | Ingress::Udp(packet) if self.core.is_foreign(&packet) => {
+                self.core.hand_over(packet);
+            }
             Ingress::Tcp(packet) => {
                 self.core.segment(&packet, hint, device);
                 self.core.link.recycle(packet);

@@ -4,6 +4,10 @@ use smoltcp::wire::IpEndpoint;
 
 use crate::tuple::{Peek, Tuple, bits, high, low};
 
+/// Ports of DHCP. Source: RFC 2131 §4.1.
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+
 /// Who is to have a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -20,7 +24,8 @@ const ICMPV6: u8 = 58;
 
 /// The owner of a received Ethernet frame among `count` cores: TCP and UDP by their 4-tuple, ICMP errors by that of
 /// the packet they quote, ARP and neighbour discovery to all, everything else (fragments, echo, DHCP, broken frames)
-/// to core 0. Reads headers only; does not allocate.
+/// to core 0. Fragments but for the first do not tell their ports: core 0 puts them together and hands the datagram on
+/// ([`Stack::reassembled`](crate::Stack::reassembled)). Reads headers only; does not allocate.
 pub fn owner(frame: &[u8], count: u16) -> Owner {
     if let [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x06, ..] = frame {
         return Owner::All;
@@ -33,6 +38,8 @@ pub fn owner(frame: &[u8], count: u16) -> Owner {
         return Owner::Core(0);
     }
     match peek.protocol {
+        // The client is on the first core, and its address may not be ours yet.
+        UDP if peek.ports(frame) == Some((DHCP_SERVER, DHCP_CLIENT)) => Owner::Core(0),
         TCP | UDP => match peek.ports(frame) {
             Some((src, dst)) => {
                 let local = IpEndpoint::new(peek.dst, dst);
@@ -62,7 +69,8 @@ pub fn owner(frame: &[u8], count: u16) -> Owner {
 fn quoted(frame: &[u8], at: usize, count: u16) -> Owner {
     let Some(peek) = Peek::packet(frame, at) else { return Owner::Core(0) };
     match (peek.protocol, peek.ports(frame)) {
-        (TCP | UDP, Some((src, dst))) if !peek.fragment => {
+        // Of a datagram that left in fragments, usually the first is quoted.
+        (TCP | UDP, Some((src, dst))) if !peek.later => {
             let local = IpEndpoint::new(peek.src, src);
             Owner::Core(core_of(
                 peek.protocol,
@@ -71,6 +79,19 @@ fn quoted(frame: &[u8], at: usize, count: u16) -> Owner {
             ))
         }
         _ => Owner::Core(0),
+    }
+}
+
+/// The core of a packet that was put together from fragments; core 0's is everything but TCP and UDP.
+pub(crate) fn packet_core(packet: &[u8], count: u16) -> u16 {
+    let Some(peek) = Peek::packet(packet, 0) else { return 0 };
+    match (peek.protocol, peek.ports(packet)) {
+        (TCP | UDP, Some((src, dst))) if (src, dst) != (DHCP_SERVER, DHCP_CLIENT) => {
+            let tuple =
+                Tuple { local: IpEndpoint::new(peek.dst, dst), remote: IpEndpoint::new(peek.src, src) };
+            core_of(peek.protocol, &tuple, count)
+        }
+        _ => 0,
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Peek {
     pub transport: usize,
     /// Not the first fragment, or not the only one.
     pub fragment: bool,
+    /// Not the first fragment: there are no ports.
+    pub later: bool,
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -109,6 +111,7 @@ impl Peek {
                     protocol: header[9],
                     transport: at + usize::from(header[0] & 15) * 4,
                     fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
+                    later: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
                 })
             }
             6 => {
@@ -117,12 +120,12 @@ impl Peek {
                     let octets: [u8; 16] = header[at..at + 16].try_into().ok()?;
                     Some(IpAddress::Ipv6(Ipv6Address::from(octets)))
                 };
-                let (protocol, transport, fragment) = match header[6] {
+                let (protocol, transport, fragment, later) = match header[6] {
                     // A fragment header (RFC 8200 §4.5): what it carries has no ports beyond the first one.
-                    44 => (*ip.get(40)?, at + 48, true),
-                    protocol => (protocol, at + 40, false),
+                    44 => (*ip.get(40)?, at + 48, true, be16(ip, 42)? >> 3 != 0),
+                    protocol => (protocol, at + 40, false, false),
                 };
-                Some(Peek { src: v6(8)?, dst: v6(24)?, protocol, transport, fragment })
+                Some(Peek { src: v6(8)?, dst: v6(24)?, protocol, transport, fragment, later })
             }
             _ => None,
         }

@@ -43,13 +43,18 @@ impl<'f> IpPacket<'f> {
         }
     }
 
+    /// Whether it was put together from fragments.
+    pub(crate) fn is_assembled(&self) -> bool {
+        matches!(self.bytes, Bytes::Assembled(_))
+    }
+
     /// What follows the IP header.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.bytes()[self.header_len..]
     }
 
     /// The memory of an assembled packet.
-    pub(super) fn into_memory(self) -> Option<Vec<u8>> {
+    pub(crate) fn into_memory(self) -> Option<Vec<u8>> {
         match self.bytes {
             Bytes::Frame(_) => None,
             Bytes::Assembled(bytes) => Some(bytes),

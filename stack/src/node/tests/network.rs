@@ -83,6 +83,53 @@ fn cores_share_the_flows_evenly_and_all_hear_of_neighbours() {
     }
 }
 
+#[test]
+fn what_a_dhcp_server_sends_reaches_the_first_core() {
+    for last in 1..=254 {
+        let mut frame = reply(68);
+        frame[23] = 17;
+        frame[34..36].copy_from_slice(&67u16.to_be_bytes());
+        frame[33] = last;
+        assert_eq!(owner(&frame, 8), Owner::Core(0), "to 10.0.0.{last}");
+        frame[30..34].fill(255);
+        assert_eq!(owner(&frame, 8), Owner::Core(0), "to everybody");
+        // Behind a VLAN tag as well.
+        frame.splice(12..12, [0x81, 0, 0, 5]);
+        assert_eq!(owner(&frame, 8), Owner::Core(0));
+    }
+    // Another server's datagrams to that port go by their tuple.
+    let cores: std::collections::BTreeSet<_> = (100..200u8)
+        .map(|port| {
+            let mut frame = reply(68);
+            frame[23] = 17;
+            frame[35] = port;
+            format!("{:?}", owner(&frame, 2))
+        })
+        .collect();
+    assert_eq!(cores.len(), 2, "{cores:?}");
+}
+
+#[test]
+fn errors_about_a_first_fragment_reach_the_core_that_sent_it() {
+    for port in 1000..1100 {
+        let whole = reply(port);
+        let mut error = vec![0; 14 + 28];
+        error[12..14].copy_from_slice(&[8, 0]);
+        (error[14], error[23], error[34]) = (0x45, 1, 3);
+        let mut quoted = whole[14..].to_vec();
+        // Ours, so the other way round.
+        quoted[12..16].copy_from_slice(&whole[30..34]);
+        quoted[16..20].copy_from_slice(&whole[26..30]);
+        quoted[20..22].copy_from_slice(&whole[36..38]);
+        quoted[22..24].copy_from_slice(&whole[34..36]);
+        quoted[6] = 0x20;
+        let first = [error.clone(), quoted.clone()].concat();
+        assert_eq!(owner(&first, 4), owner(&whole, 4), "port {port}");
+        quoted[7] = 1;
+        assert_eq!(owner(&[error, quoted].concat(), 4), Owner::Core(0), "a later one has no ports");
+    }
+}
+
 /// An ICMP error of host 1's about a packet that host 0 sent in `frame`.
 fn error_about(frame: &[u8], reason: Icmpv4DstUnreachable, mtu: u16) -> Vec<u8> {
     let ip = Ipv4Packet::new_checked(&frame[14..]).unwrap();
