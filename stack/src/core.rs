@@ -223,9 +223,13 @@ impl Core {
     }
 
     /// The flow has something to do in this turn.
+    #[inline]
     pub fn touch(&mut self, index: u32) {
+        if index == self.running {
+            return;
+        }
         let flow = self.flows.at(index);
-        if !flow.queued && index != self.running {
+        if !flow.queued {
             flow.queued = true;
             self.ready.push(index, flow.urgent);
         }

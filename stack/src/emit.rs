@@ -1,11 +1,12 @@
 //! The two adapters of a device: frames of the link layer, and smoltcp's packets of one flow.
 
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, EthernetProtocol};
 
+use crate::checksum::{fill_ipv4, fill_tcp};
 use crate::flow::Sent;
-use crate::interfaces::capabilities;
+use crate::interfaces::{Sums, capabilities};
 use crate::link::{FrameOut, Link};
 
 /// Any device of smoltcp's.
@@ -33,7 +34,7 @@ pub(crate) struct Envelope<'a> {
     pub next_hop: Option<EthernetAddress>,
     pub traffic_class: u8,
     pub mtu: usize,
-    pub checksum: &'a ChecksumCapabilities,
+    pub sums: Sums,
     pub sent: &'a mut Sent,
     /// Set when the device had no room for a packet.
     pub no_room: &'a mut bool,
@@ -73,7 +74,7 @@ impl<'a, D: Device> Device for FlowDevice<'a, D> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.envelope.mtu, self.envelope.checksum)
+        capabilities(self.envelope.mtu)
     }
 }
 
@@ -128,24 +129,31 @@ impl<'t, D: Device + 't> TxToken for FlowTx<'t, '_, D> {
 }
 
 impl Envelope<'_> {
-    /// Ethernet header and code point of a frame whose IP packet is written; takes note of what it says.
+    /// Ethernet header, code point and sums of a frame whose IP packet is written; takes note of what it says.
     fn finish(&mut self, frame: &mut [u8]) {
-        let header = self.link.header_len();
-        let packet = &mut frame[header..];
+        let packet = &mut frame[self.link.header_len()..];
+        let class = self.traffic_class;
         let (ethertype, transport) = match packet[0] >> 4 {
             4 => {
-                set_tos(packet, self.traffic_class, self.checksum.ipv4.tx());
+                packet[1] = class;
+                if let Some(header) = packet.first_chunk_mut()
+                    && self.sums.ipv4
+                {
+                    fill_ipv4(header);
+                }
                 (EthernetProtocol::Ipv4, 20)
             }
             _ => {
-                let class = self.traffic_class;
                 packet[0] = packet[0] & 0xf0 | class >> 4;
                 packet[1] = packet[1] & 0x0f | class << 4;
                 (EthernetProtocol::Ipv6, 40)
             }
         };
-        if let Some(tcp) = packet.get_mut(transport..) {
+        if let Some((ip, tcp)) = packet.split_at_mut_checked(transport) {
             self.tcp(tcp);
+            if self.sums.tcp {
+                fill_tcp(ip, tcp);
+            }
         }
         if let Some(next_hop) = self.next_hop {
             self.link.write_header(frame, next_hop, ethertype);
@@ -179,56 +187,7 @@ impl Envelope<'_> {
         if !self.sent.any || behind == 0 || (behind >= 1 << 31 && !probe) {
             (self.sent.any, self.sent.seq_end) = (true, end);
         } else if payload == 0 && flags & FIN_SYN_RST == 0 {
-            let new = self.sent.seq_end.to_be_bytes();
-            if self.checksum.tcp.tx() {
-                let mut sum = [tcp[16], tcp[17]];
-                for at in [0, 2] {
-                    sum = resum(sum, [tcp[4 + at], tcp[5 + at]], [new[at], new[at + 1]]);
-                }
-                tcp[16..18].copy_from_slice(&sum);
-            }
-            tcp[4..8].copy_from_slice(&new);
-        }
-    }
-}
-
-/// Sets the TOS byte of an IPv4 header that had 0 there, and corrects the sum.
-fn set_tos(packet: &mut [u8], tos: u8, summed: bool) {
-    if tos == 0 {
-        return;
-    }
-    let old = [packet[0], packet[1]];
-    packet[1] = tos;
-    if summed {
-        let sum = resum([packet[10], packet[11]], old, [packet[0], tos]);
-        packet[10..12].copy_from_slice(&sum);
-    }
-}
-
-/// An Internet checksum after one word has changed: HC' = ~(~HC + ~m + m') (RFC 1624 §3).
-fn resum(sum: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
-    let word = |bytes: [u8; 2]| u32::from(u16::from_be_bytes(bytes));
-    let mut total = (word(sum) ^ 0xffff) + (word(old) ^ 0xffff) + word(new);
-    total = (total & 0xffff) + (total >> 16);
-    total = (total & 0xffff) + (total >> 16);
-    u16::try_from(total ^ 0xffff).unwrap_or(0).to_be_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::resum;
-    use smoltcp::wire::Ipv4Packet;
-
-    #[test]
-    fn a_sum_stays_right_when_a_word_changes() {
-        for n in 0..=u16::MAX {
-            let mut header = [0x45, 0, 0, 40, 1, 2, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-            Ipv4Packet::new_unchecked(&mut header).fill_checksum();
-            let new = n.to_be_bytes();
-            let sum = resum([header[10], header[11]], [header[4], header[5]], new);
-            header[4..6].copy_from_slice(&new);
-            header[10..12].copy_from_slice(&sum);
-            assert!(Ipv4Packet::new_unchecked(&header).verify_checksum(), "{n}");
+            tcp[4..8].copy_from_slice(&self.sent.seq_end.to_be_bytes());
         }
     }
 }

@@ -92,6 +92,13 @@ impl Flows {
         self.table.find(hash, same).map(|entry| entry.index)
     }
 
+    /// Whether slot `index` holds the flow that the table has for `tuple`.
+    #[inline]
+    pub fn has(&self, index: u32, tuple: &Tuple) -> bool {
+        let flow = &self.slots[index as usize];
+        !matches!(flow.phase, Phase::Vacant | Phase::Unread) && flow.tuple == *tuple
+    }
+
     /// Fetches a slot.
     pub fn prefetch_slot(&self, index: u32) {
         let at = self.slots.as_ptr() as usize + index as usize * size_of::<Flow>();

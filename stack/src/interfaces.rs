@@ -16,20 +16,25 @@ use crate::tuple::Tuple;
 /// Different MTUs at once; a path that needs yet another shares one with a smaller.
 const MOST: usize = 8;
 
+/// Which sums of a packet we compute; the device does the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sums {
+    pub ipv4: bool,
+    pub tcp: bool,
+}
+
 /// The interfaces.
 pub(crate) struct Interfaces {
     list: ArrayVec<(usize, Interface), MOST>,
+    /// Of packets made here: what the device does not compute.
     checksum: ChecksumCapabilities,
     isn: IsnKey,
 }
 
 impl Interfaces {
     pub fn new(mtu: usize, isn: IsnKey) -> Self {
-        let mut checksum = ChecksumCapabilities::default();
-        // Received sums are checked before smoltcp sees a packet, where a wrong one can be counted.
-        (checksum.ipv4, checksum.tcp) = (Checksum::Tx, Checksum::Tx);
-        let mut new = Interfaces { list: ArrayVec::new(), checksum, isn };
-        new.list.push((mtu, make(mtu, &new.checksum, 0)));
+        let mut new = Interfaces { list: ArrayVec::new(), checksum: ChecksumCapabilities::default(), isn };
+        new.list.push((mtu, make(mtu, 0)));
         new
     }
 
@@ -37,12 +42,14 @@ impl Interfaces {
     pub fn offload(&mut self, device: &ChecksumCapabilities) {
         let tx = |checksum: Checksum| if checksum.tx() { Checksum::Tx } else { Checksum::None };
         (self.checksum.ipv4, self.checksum.tcp) = (tx(device.ipv4), tx(device.tcp));
-        for (mtu, interface) in &mut self.list {
-            *interface = make(*mtu, &self.checksum, 0);
-        }
     }
 
-    /// What the interfaces compute.
+    /// What is written into packets that smoltcp leaves without.
+    pub fn sums(&self) -> Sums {
+        Sums { ipv4: self.checksum.ipv4.tx(), tcp: self.checksum.tcp.tx() }
+    }
+
+    /// What is computed of packets made here.
     pub fn checksum(&self) -> &ChecksumCapabilities {
         &self.checksum
     }
@@ -55,12 +62,12 @@ impl Interfaces {
                 let last = MOST - 1;
                 // Smaller than needed is always right, only slower.
                 if self.list[last].0 > mtu {
-                    self.list[last] = (mtu, make(mtu, &self.checksum, 0));
+                    self.list[last] = (mtu, make(mtu, 0));
                 }
                 last
             }
             None => {
-                self.list.push((mtu, make(mtu, &self.checksum, 0)));
+                self.list.push((mtu, make(mtu, 0)));
                 self.list.len() - 1
             }
         };
@@ -79,15 +86,15 @@ impl Interfaces {
     pub fn choose_isn(&mut self, place: u8, tuple: &Tuple, now: Time) -> u32 {
         let isn = self.isn.isn(tuple, now);
         let (mtu, interface) = &mut self.list[usize::from(place)];
-        *interface = make(*mtu, &self.checksum, seed_for(isn));
+        *interface = make(*mtu, seed_for(isn));
         isn
     }
 }
 
-fn make(mtu: usize, checksum: &ChecksumCapabilities, seed: u64) -> Interface {
+fn make(mtu: usize, seed: u64) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
-    let mut interface = Interface::new(config, &mut Description { mtu, checksum }, Instant::ZERO);
+    let mut interface = Interface::new(config, &mut Description(mtu), Instant::ZERO);
     // The link layer has let through only what is addressed to us.
     interface.set_any_ip(true);
     interface
@@ -150,17 +157,17 @@ impl IsnKey {
 }
 
 /// A device that only says what it is.
-struct Description<'a> {
-    mtu: usize,
-    checksum: &'a ChecksumCapabilities,
-}
+struct Description(usize);
 
-/// What smoltcp is to know of a device: no Ethernet (the link layer writes that), this MTU, these sums.
-pub(crate) fn capabilities(mtu: usize, checksum: &ChecksumCapabilities) -> DeviceCapabilities {
+/// What smoltcp is to know of a device: no Ethernet (the link layer writes that), this MTU, no sums. Received ones are
+/// checked before smoltcp sees a packet, where a wrong one can be counted; those of its packets are written when it is
+/// done with them, faster than by itself.
+#[inline]
+pub(crate) fn capabilities(mtu: usize) -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = mtu;
-    capabilities.checksum = checksum.clone();
+    (capabilities.checksum.ipv4, capabilities.checksum.tcp) = (Checksum::None, Checksum::None);
     capabilities
 }
 
@@ -179,7 +186,7 @@ impl TxToken for Never {
     }
 }
 
-impl Device for Description<'_> {
+impl Device for Description {
     type RxToken<'t>
         = Never
     where
@@ -198,7 +205,7 @@ impl Device for Description<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.mtu, self.checksum)
+        capabilities(self.0)
     }
 }
 

@@ -12,6 +12,7 @@
 mod bridge;
 #[allow(unsafe_code)]
 mod buffers;
+mod checksum;
 mod clock;
 mod config;
 mod configure;

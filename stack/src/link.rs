@@ -360,6 +360,12 @@ impl Link {
         self.changed = true;
     }
 
+    /// Whether anything happened.
+    #[inline]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing that happened.
     pub(crate) fn events(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -34,8 +34,12 @@ pub struct Stack<S> {
     begun: bool,
 }
 
-/// What a frame probably is, for the prefetch.
-type Hint = Option<(Tuple, u64)>;
+/// What a frame probably is, as seen before it is checked: for the prefetch, and to find the flow once.
+struct Hint {
+    tuple: Tuple,
+    hash: u64,
+    index: Option<u32>,
+}
 
 impl<S: Service> Stack<S> {
     /// A stack at rest. The service is started by the first call that has a device.
@@ -70,38 +74,48 @@ impl<S: Service> Stack<S> {
         self.begin(now, device);
         let mut frames = frames.fuse();
         let mut burst: ArrayVec<&'f [u8], BURST> = ArrayVec::new();
-        let mut hints: ArrayVec<Hint, BURST> = ArrayVec::new();
-        let mut guesses: ArrayVec<u32, BURST> = ArrayVec::new();
         loop {
             burst.clear();
-            hints.clear();
-            guesses.clear();
             for frame in frames.by_ref().take(BURST) {
                 prefetch(frame.as_ptr() as usize, 2);
                 burst.push(frame);
             }
-            if burst.is_empty() {
+            match burst[..] {
+                [] => return,
+                // Nothing to look ahead to.
+                [frame] if self.core.dhcp.is_none() => self.frame(frame, None, device),
+                _ => self.burst(&burst, device),
+            }
+            if !burst.is_full() {
                 return;
-            }
-            for frame in &burst {
-                let tuple = Peek::frame(frame).and_then(|peek| peek.tcp(frame));
-                let hint = tuple.map(|tuple| (tuple, self.core.flows.hash(&tuple)));
-                if let Some(index) = hint.and_then(|(_, hash)| self.core.flows.guess(hash)) {
-                    self.core.flows.prefetch_slot(index);
-                    guesses.push(index);
-                }
-                hints.push(hint);
-            }
-            if burst.len() > 1 {
-                guesses.iter().for_each(|index| self.core.flows.prefetch_socket(*index));
-            }
-            for (frame, hint) in burst.iter().zip(&hints) {
-                self.frame(frame, hint, device);
             }
         }
     }
 
-    fn frame<D: Device>(&mut self, frame: &[u8], hint: &Hint, device: &mut D) {
+    /// Looks all frames up, and fetches what they will need, before it takes them in.
+    fn burst<D: Device>(&mut self, frames: &[&[u8]], device: &mut D) {
+        let flows = &self.core.flows;
+        let mut hints: ArrayVec<Option<Hint>, BURST> = ArrayVec::new();
+        for frame in frames {
+            let tuple = Peek::frame(frame).and_then(|peek| peek.tcp(frame));
+            hints.push(tuple.map(|tuple| {
+                let hash = flows.hash(&tuple);
+                let index = flows.guess(hash);
+                if let Some(index) = index {
+                    flows.prefetch_slot(index);
+                }
+                Hint { tuple, hash, index }
+            }));
+        }
+        for index in hints.iter().flatten().filter_map(|hint| hint.index) {
+            flows.prefetch_socket(index);
+        }
+        for (frame, hint) in frames.iter().zip(&hints) {
+            self.frame(frame, hint.as_ref(), device);
+        }
+    }
+
+    fn frame<D: Device>(&mut self, frame: &[u8], hint: Option<&Hint>, device: &mut D) {
         if hint.is_none()
             && let Some(dhcp) = &mut self.core.dhcp
             && dhcp.receive(self.core.now, frame)

@@ -118,6 +118,12 @@ impl Timers {
         self.linked -= 1;
     }
 
+    /// Whether [`expire`](Self::expire) has anything to do: at most once a tick.
+    #[inline]
+    pub fn is_due(&self, now: Time) -> bool {
+        self.current <= now.ns() >> TICK_BITS
+    }
+
     /// Calls `due` for at most `budget` flows whose time has come by `now`; each is then set no more. Returns how many
     /// were looked at; less than `budget` means all are done.
     pub fn expire(&mut self, now: Time, budget: usize, mut due: impl FnMut(u32)) -> usize {

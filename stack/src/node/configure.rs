@@ -50,7 +50,15 @@ impl<S: Service> Stack<S> {
     }
 
     /// What the link layer has found out.
+    #[inline]
     pub(super) fn events<D: Device>(&mut self, device: &mut D) {
+        if self.core.link.has_events() {
+            self.take_events(device);
+        }
+    }
+
+    #[cold]
+    fn take_events<D: Device>(&mut self, device: &mut D) {
         while let Some(event) = self.core.link.events() {
             match event {
                 Event::Resolved(_) => self.core.wake_waiting(),

@@ -52,7 +52,7 @@ impl Core {
         flow.next_hop = Some(hop);
         let instant = flow.clock.instant(now);
         let mtu = self.interfaces.mtu(flow.interface);
-        let checksum = self.interfaces.checksum().clone();
+        let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
         let Flow { set, sent, traffic_class, clock, .. } = flow;
         let mut frames = 0;
@@ -63,7 +63,7 @@ impl Core {
                 next_hop: Some(hop),
                 traffic_class: *traffic_class,
                 mtu,
-                checksum: &checksum,
+                sums,
                 sent,
                 no_room: &mut no_room,
             };

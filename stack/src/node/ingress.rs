@@ -7,6 +7,7 @@ use smoltcp::wire::{
 };
 
 use super::{Hint, zero_window};
+use crate::checksum::is_tcp_right;
 use crate::core::Core;
 use crate::emit::{DeviceOut, Envelope, FlowDevice};
 use crate::error::Closed;
@@ -18,7 +19,7 @@ use crate::tuple::Tuple;
 
 impl Core {
     /// Takes in a segment. `hint` is what the frame was taken for before it was checked.
-    pub(super) fn segment<D: Device>(&mut self, packet: &IpPacket<'_>, hint: &Hint, device: &mut D) {
+    pub(super) fn segment<D: Device>(&mut self, packet: &IpPacket<'_>, hint: Option<&Hint>, device: &mut D) {
         let Ok(tcp) = TcpPacket::new_checked(packet.payload()) else {
             self.counters.bad_tcp_header += 1;
             return;
@@ -27,18 +28,22 @@ impl Core {
             local: IpEndpoint::new(packet.dst, tcp.dst_port()),
             remote: IpEndpoint::new(packet.src, tcp.src_port()),
         };
-        let hash = match hint {
-            Some((hinted, hash)) if *hinted == tuple => *hash,
-            _ => self.flows.hash(&tuple),
-        };
-        if !tcp.verify_checksum(&packet.src, &packet.dst) {
+        if !is_tcp_right(packet.bytes(), packet.payload()) {
             self.counters.bad_tcp_checksum += 1;
             return;
         }
-        match self.flows.find(hash, &tuple) {
+        // The hint was taken before the frames ahead of this one, which may have ended its flow, and made another.
+        let hint = hint.filter(|hint| hint.tuple == tuple);
+        let index = hint.and_then(|hint| hint.index).filter(|index| self.flows.has(*index, &tuple));
+        let mut hash = 0;
+        let index = index.or_else(|| {
+            hash = hint.map_or_else(|| self.flows.hash(&tuple), |hint| hint.hash);
+            self.flows.find(hash, &tuple)
+        });
+        match index {
             Some(index) => {
                 self.counters.tcp_segments += 1;
-                let flow = self.flows.peek(index);
+                let flow = self.flows.at(index);
                 let began = matches!(flow.socket().state(), State::SynSent | State::SynReceived);
                 if tcp.syn() && !tcp.ack() && !tcp.rst() && !began {
                     // A peer that has forgotten the connection resets it upon this, and its next SYN is let in
@@ -49,8 +54,8 @@ impl Core {
                     }
                     return;
                 }
-                self.flows.at(index).sent.window_closed = tcp.window_len() == 0;
-                let sent = self.flows.at(index).sent;
+                flow.sent.window_closed = tcp.window_len() == 0;
+                let sent = flow.sent;
                 let entered_time_wait = if zero_window::concerns(&tcp, sent) {
                     let mut scratch = [0; zero_window::HEADERS];
                     let admitted = zero_window::admit(packet.bytes(), &tcp, sent, &mut scratch);
@@ -83,7 +88,7 @@ impl Core {
         let before = flow.socket().state();
         let mut no_room = false;
         let mtu = self.interfaces.mtu(flow.interface);
-        let checksum = self.interfaces.checksum().clone();
+        let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
         let Flow { set, sent, next_hop, traffic_class, .. } = flow;
         let envelope = Envelope {
@@ -91,7 +96,7 @@ impl Core {
             next_hop: *next_hop,
             traffic_class: *traffic_class,
             mtu,
-            checksum: &checksum,
+            sums,
             sent,
             no_room: &mut no_room,
         };

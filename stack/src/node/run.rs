@@ -25,10 +25,12 @@ impl<S: Service> Stack<S> {
 
     /// As [`run_ready`](Self::run_ready), of those flows that `next` takes off the list.
     fn run_some<D: Device>(&mut self, device: &mut D, next: fn(&mut Ready) -> Option<u32>) -> bool {
+        if self.core.ready.is_empty() {
+            return false;
+        }
         // Flows that become ready meanwhile (a service writes to another connection, connects anew) have their run
         // too, but no endless one: at most as many again, and a few.
         let mut budget = self.core.ready.len() * 2 + 64;
-        let any = !self.core.ready.is_empty();
         let mut again = std::mem::take(&mut self.core.again);
         while budget > 0
             && let Some(index) = next(&mut self.core.ready)
@@ -48,7 +50,7 @@ impl<S: Service> Stack<S> {
         }
         again.drain(..).for_each(|index| self.core.touch(index));
         self.core.again = again;
-        any
+        true
     }
 
     /// Runs the urgent flows that are ready, and no others: for a device that keeps room for them, as long as it tells
@@ -195,6 +197,9 @@ impl Core {
     /// Puts flows on the ready list whose time has come. Returns how many timers were looked at.
     pub(super) fn expire_timers(&mut self) -> usize {
         let now = self.now;
+        if !self.timers.is_due(now) {
+            return 0;
+        }
         let mut due = std::mem::take(&mut self.due);
         let looked_at = self.timers.expire(now, TIMERS_PER_TURN, |index| due.push(index));
         for index in due.drain(..) {
