@@ -131,7 +131,7 @@ impl<S: Service> Stack<S> {
     pub fn receive_packet<D: Device>(&mut self, now: Time, packet: &[u8], device: &mut D) {
         self.begin(now, device);
         let ingress = self.core.link.receive_packet(now, packet, &mut DeviceOut(device));
-        self.packet(ingress, &None, device);
+        self.packet(ingress, None, device);
     }
 
     /// The next packet that was put together here and belongs to another core, and which core: for its
@@ -146,7 +146,7 @@ impl<S: Service> Stack<S> {
         self.core.link.recycle_memory(packet);
     }
 
-    fn packet<D: Device>(&mut self, ingress: Ingress<'_>, hint: &Hint, device: &mut D) {
+    fn packet<D: Device>(&mut self, ingress: Ingress<'_>, hint: Option<&Hint>, device: &mut D) {
         match ingress {
             Ingress::Tcp(packet) | Ingress::Udp(packet) if self.core.is_foreign(&packet) => {
                 self.core.hand_over(packet);
