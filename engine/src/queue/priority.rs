@@ -8,6 +8,9 @@
 //! A transmit ring is first in, first out: a frame waits for all that were posted before it. So the normal frames may
 //! fill only a part of it, and that part bounds how long an urgent frame waits. What does not fit waits here, at most
 //! a burst; beyond that `tx_room` says so and the stack keeps its bytes in the flows.
+//!
+//! A turn posts no more normal frames than that either. While the other side empties the ring, there would be room again
+//! and again, and a turn that goes on for a millisecond keeps an urgent frame waiting outside as well as in the ring.
 
 use std::collections::VecDeque;
 
@@ -90,9 +93,8 @@ pub struct Priority {
 }
 
 impl Default for Priority {
-    /// CS6, CS7 and EF; 128 frames: a burst that the other side takes, and one behind it. With 64 bulk transfers beside
-    /// it, both hosts on one core, an urgent round trip then takes 140 µs at the median; 92 µs with a limit of 64,
-    /// 23 µs with 32, 818 µs without priorities; the transfers are equally fast with all of these (example `urgent`).
+    /// CS6, CS7 and EF; 128 frames: a burst that the other side takes, and one behind it. `bywash-bench priority` has the
+    /// times that come of it, and `--normal-limit` those of other limits.
     fn default() -> Priority {
         Priority { urgent: DscpSet::URGENT, normal_limit: 128 }
     }
@@ -110,6 +112,8 @@ pub(crate) struct Prioritised {
     absent: usize,
     /// Taken descriptors at the last look, and how often they were as many while normal frames waited for them.
     still: (usize, u32),
+    /// Normal frames that went to the ring since the last poll, so in this turn.
+    posted: usize,
     tx_urgent: u64,
     tx_waited: u64,
 }
@@ -126,6 +130,7 @@ impl Prioritised {
             next: Box::default(),
             absent: 0,
             still: (0, 0),
+            posted: 0,
             tx_urgent: 0,
             tx_waited: 0,
         }
@@ -136,7 +141,7 @@ impl Prioritised {
         let taken = self.inner.tx_waiting();
         self.absent = self.absent.min(taken);
         let before = taken - self.absent + urgent;
-        let limited = usize::from(self.priority.normal_limit).saturating_sub(before);
+        let limited = usize::from(self.priority.normal_limit).saturating_sub(before.max(self.posted));
         limited.min(self.inner.tx_room().saturating_sub(urgent))
     }
 
@@ -166,6 +171,7 @@ impl Prioritised {
         self.next.extend(self.normal.drain(..normal));
         let sent = self.inner.tx_burst(&mut self.next);
         self.tx_urgent += sent.min(urgent) as u64;
+        self.posted += sent.saturating_sub(urgent);
         // The rest goes back to the front of its queue, the last first. Of the urgent there are `urgent - sent`.
         while let Some(frame) = self.next.pop() {
             let is_urgent = self.next.len() < urgent.saturating_sub(sent);
@@ -186,6 +192,7 @@ impl QueuePair for Prioritised {
     /// What waited goes first: there may be nothing new to send that would move it.
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let received = self.inner.rx_burst(pool, burst, budget);
+        self.posted = 0;
         if !(self.urgent.is_empty() && self.normal.is_empty()) {
             self.pump();
         }

@@ -85,7 +85,30 @@ fn normal_frames_fill_a_part_of_the_ring_and_urgent_ones_all_of_it() {
         rest.extend(numbers(&left));
     }
     assert_eq!(rest, (8..72).collect::<Vec<_>>());
+    pair.rx_burst(&pool, &mut none, 64);
     assert_eq!((pair.tx_room(), pool.levels().free), (8 + WAITING, 512));
+}
+
+#[test]
+fn a_ring_that_is_emptied_meanwhile_does_not_make_a_turn_longer() {
+    let pool = home(512);
+    let (inner, wire) = TestPair::new(64);
+    let mut pair = Prioritised::new(inner, Priority { normal_limit: 8, ..Priority::default() });
+    let mut accepted = 0;
+    for _ in 0..20 {
+        accepted += pair.tx_burst(&mut burst(&pool, BEST_EFFORT, 0..8));
+        wire.lock().unwrap().tx.clear();
+    }
+    // As much as may lie in the ring, and as much as may wait beside it; the urgent have room all the same.
+    assert_eq!((accepted, pair.tx_room()), (8 + WAITING, 0));
+    assert_eq!(pair.tx_burst(&mut burst(&pool, EF, 0..5)), 5);
+    assert_eq!(wire.lock().unwrap().tx.len(), 5);
+    pair.rx_burst(&pool, &mut Burst::new(), 64);
+    // The five are still in the ring, so three of those that waited may join them.
+    assert_eq!(wire.lock().unwrap().tx.len(), 8);
+    wire.lock().unwrap().tx.clear();
+    pair.rx_burst(&pool, &mut Burst::new(), 64);
+    assert_eq!(wire.lock().unwrap().tx.len(), 8);
 }
 
 #[test]
