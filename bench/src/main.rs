@@ -31,6 +31,7 @@ mod mempool;
 mod our_pair;
 mod outcome;
 mod pace;
+mod priority;
 mod quiet;
 mod suite;
 mod table;
@@ -84,6 +85,8 @@ enum Bench {
     CompareStream,
     /// What a request costs our echo with 1, 1,000 and 100,000 connections, active or silent
     Connections(connections::Flags),
+    /// Response times of urgent and of normal messages, from an idle link to a saturated one
+    Priority(priority::Flags),
     /// What the latency histograms of our l2fwd cost
     LatencyCost,
     /// Every benchmark in turn, with its default flags
@@ -93,12 +96,13 @@ enum Bench {
 }
 
 /// What `all` runs: from the quickest to the slowest.
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "mempool",
     "latency-cost",
     "compare-echo",
     "compare-connect",
     "compare-stream",
+    "priority",
     "connections",
     "compare-vhost",
     "compare-pair",
@@ -154,6 +158,7 @@ fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
         Bench::Connections(flags) => {
             show(connections::ABOUT, conditions, &connections::run(flags, pace)?, archive)
         }
+        Bench::Priority(flags) => show(priority::ABOUT, conditions, &priority::run(flags, pace)?, archive),
         Bench::LatencyCost => show(latency_cost::ABOUT, conditions, &latency_cost::run(pace)?, archive),
         Bench::Mempool => show(mempool::ABOUT, conditions, &mempool::run(pace)?, archive),
         Bench::All => anyhow::bail!("one benchmark at a time"),
