@@ -26,7 +26,7 @@ impl Default for Share {
 /// Bounds of everything a stack keeps. Nothing grows beyond them, whatever peers send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all, half-open ones included: 1 to 4,194,304.
+    /// Connections in all, half-open ones included: 1 to 4,194,304. The [crate](crate#memory) says what each takes.
     pub flows: usize,
     /// Half-open connections in all; the oldest makes room for a new one.
     pub half_open: usize,

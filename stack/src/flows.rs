@@ -133,7 +133,7 @@ impl Flows {
         &self.slots[index as usize]
     }
 
-    /// A new flow with a closed socket. `None` when the limit is reached. Allocates only when there were never so many
+    /// A new flow with a closed socket. `None` when the limit is reached or memory is. Allocates only when there were never so many
     /// flows, or none with such buffers.
     pub fn insert(
         &mut self,
@@ -146,6 +146,11 @@ impl Flows {
         if self.is_full() {
             return None;
         }
+        let rx = self.buffers.lend(options.rx_bytes)?;
+        let Some(tx) = self.buffers.lend(options.tx_bytes) else {
+            self.buffers.give_back(rx);
+            return None;
+        };
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -156,7 +161,6 @@ impl Flows {
                 u32::try_from(self.slots.len() - 1).expect("the limit is far less")
             }
         };
-        let (rx, tx) = (self.buffers.lend(options.rx_bytes), self.buffers.lend(options.tx_bytes));
         let clock = FlowClock::new(scale);
         let socket = new_socket(&rx, &tx, options, clock);
         let flow = &mut self.slots[index as usize];
