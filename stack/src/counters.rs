@@ -37,6 +37,10 @@ counters! {
     bad_tcp_header,
     /// Wrong TCP checksum.
     bad_tcp_checksum,
+    /// TCP options whose lengths cannot be.
+    bad_tcp_options,
+    /// Segment to a flow with more than one of SYN, FIN and RST.
+    bad_tcp_flags,
     /// SYN to a port that nobody listens on.
     no_listener,
     /// Segment, not a SYN, of no connection.
@@ -53,6 +57,8 @@ counters! {
     time_wait_answered,
     /// Connections that began anew out of TIME-WAIT.
     time_wait_reopened,
+    /// Connections whose TIME-WAIT the peer ended by a reset, as it knew nothing of them.
+    time_wait_reset,
     /// Connections that left TIME-WAIT early to make room.
     time_wait_full,
     /// Resets sent to segments of no connection.

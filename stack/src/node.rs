@@ -19,6 +19,7 @@ mod egress;
 mod foreign;
 mod icmp;
 mod ingress;
+mod malformed;
 mod run;
 mod zero_window;
 

@@ -40,6 +40,8 @@ pub(crate) enum Verdict {
     Reopen,
     /// Acknowledge again.
     Acknowledge,
+    /// The peer has no such connection: forget it.
+    End,
     /// Nothing to do.
     Ignore,
 }
@@ -139,8 +141,10 @@ impl Entry {
     pub fn judge(&self, syn: bool, ack: bool, rst: bool, seq: u32, len: u32) -> Verdict {
         let ahead = seq.wrapping_sub(self.rcv_nxt);
         if rst {
-            // RFC 1337: a reset must not end TIME-WAIT.
-            return Verdict::Ignore;
+            // RFC 9293 §3.10.7.4 lets a reset end TIME-WAIT, which RFC 1337 warns of: a late one would make room for late
+            // data. But a peer that begins anew with a lower number depends on it: it resets upon our acknowledgement,
+            // and its next SYN is let in. So as in RFC 5961 §3.2, and Linux: only at the very place.
+            return if ahead == 0 { Verdict::End } else { Verdict::Ignore };
         }
         if syn && !ack {
             // A sequence number that the old connection did not use: later than all it had. Otherwise the answer is
@@ -197,6 +201,10 @@ mod tests {
         assert_eq!(entry.judge(true, false, false, u32::MAX - 100, 1), Verdict::Acknowledge);
         assert_eq!(entry.judge(false, true, false, u32::MAX - 2, 1), Verdict::Acknowledge, "FIN again");
         assert_eq!(entry.judge(false, true, false, u32::MAX - 1, 0), Verdict::Ignore);
-        assert_eq!(entry.judge(false, false, true, u32::MAX - 1, 0), Verdict::Ignore);
+        assert_eq!(entry.judge(false, false, true, u32::MAX - 1, 0), Verdict::End, "at the very place");
+        assert_eq!(entry.judge(false, true, true, u32::MAX - 1, 0), Verdict::End);
+        assert_eq!(entry.judge(false, false, true, u32::MAX, 0), Verdict::Ignore, "somewhere in the window");
+        assert_eq!(entry.judge(false, false, true, 0, 0), Verdict::Ignore);
+        assert_eq!(entry.judge(false, false, true, u32::MAX - 2, 0), Verdict::Ignore);
     }
 }

@@ -6,7 +6,7 @@ use smoltcp::wire::{
     IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-use super::{Hint, zero_window};
+use super::{Hint, malformed, zero_window};
 use crate::checksum::is_tcp_right;
 use crate::core::Core;
 use crate::emit::{DeviceOut, Envelope, FlowDevice};
@@ -32,6 +32,10 @@ impl Core {
             self.counters.bad_tcp_checksum += 1;
             return;
         }
+        if !malformed::options_are_well_formed(&tcp) {
+            self.counters.bad_tcp_options += 1;
+            return;
+        }
         // The hint was taken before the frames ahead of this one, which may have ended its flow, and made another.
         let hint = hint.filter(|hint| hint.tuple == tuple);
         let index = hint.and_then(|hint| hint.index).filter(|index| self.flows.has(*index, &tuple));
@@ -52,6 +56,10 @@ impl Core {
                     if self.resets.take(self.now) {
                         self.answer(&tuple, TcpControl::None, sent.seq_end, Some(sent.ack), device);
                     }
+                    return;
+                }
+                if !malformed::flags_agree(&tcp) {
+                    self.counters.bad_tcp_flags += 1;
                     return;
                 }
                 flow.sent.window_closed = tcp.window_len() == 0;
@@ -131,6 +139,11 @@ impl Core {
         if let Some(old) = self.time_wait.find(hash, &tuple, self.now) {
             match old.judge(syn, ack, rst, seq, len) {
                 Verdict::Ignore => return,
+                Verdict::End => {
+                    self.time_wait.remove(hash, &tuple);
+                    self.counters.time_wait_reset += 1;
+                    return;
+                }
                 Verdict::Acknowledge => {
                     self.counters.time_wait_answered += 1;
                     self.answer(&tuple, TcpControl::None, old.snd_nxt, Some(old.rcv_nxt), device);
@@ -216,7 +229,7 @@ impl Core {
         }
         self.feed(index, packet.bytes(), false, device);
         if self.flows.peek(index).socket().state() != State::SynReceived {
-            // smoltcp did not like it (malformed options, an unspecified address).
+            // smoltcp did not like it (port 0, an unspecified address).
             self.counters.bad_tcp_header += 1;
             self.drop_flow(index);
         }

@@ -93,3 +93,24 @@ fn a_full_time_wait_forgets_the_oldest() {
         assert_eq!(answers(&world.inject(1, &fin)), [answer], "port {port}");
     }
 }
+
+/// What a peer does that has forgotten a connection of ours in TIME-WAIT, and chose a lower number for its new one.
+#[test]
+fn a_peer_that_begins_anew_with_a_lower_number_gets_in_after_its_reset() {
+    let mut world = world(|_| {});
+    world.passes = Box::new(|_, frame| is_arp(frame));
+    let source = (address(0), 5);
+    let (theirs, end) = into_time_wait(&mut world, source);
+    let new = syn(source, -100_000);
+    assert_eq!(answers(&world.inject(1, &new)), [(TcpControl::None, end, Some(theirs))]);
+    // RFC 9293 §3.10.7.3: in SYN-SENT that acknowledgement is answered by a reset at the place it names.
+    let reset = segment(source, 7, TcpControl::Rst, theirs, None, &[]);
+    assert_eq!(answers(&world.inject(1, &reset)), []);
+    assert_eq!((world.counter(1, "time_wait"), world.counter(1, "time_wait_reset")), (0, 1));
+    // The SYN again, a second later.
+    world.run(SECOND);
+    let frames = world.inject(1, &new);
+    let [(TcpControl::Syn, isn, Some(-99_999))] = answers(&frames)[..] else { panic!("{frames:?}") };
+    world.inject(1, &segment(source, 7, TcpControl::None, -99_999, Some(isn.wrapping_add(1)), &[]));
+    assert_eq!(world.script(1).accepted.len(), 2);
+}

@@ -148,6 +148,47 @@ fn broken_segments_are_counted() {
     assert_eq!(world.counter(1, "half_open"), 0);
 }
 
+#[test]
+fn segments_that_smoltcp_would_drop_are_counted() {
+    let mut world = world(|_| {});
+    world.passes = Box::new(|_, frame| is_arp(frame));
+    let source = (address(0), 5);
+    let [(TcpControl::Syn, isn, Some(1))] = answers(&world.inject(1, &syn(source, 0)))[..] else { panic!() };
+    let next = Some(isn.wrapping_add(1));
+    world.inject(1, &segment(source, 7, TcpControl::None, 1, next, &[]));
+    /// Four bytes of options in place of the first four of the data; flags on top of the others.
+    fn with(frame: &[u8], options: Option<[u8; 4]>, flags: u8) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        if let Some(options) = options {
+            frame[46] = 0x60;
+            frame[54..58].copy_from_slice(&options);
+        }
+        frame[47] |= flags;
+        TcpPacket::new_unchecked(&mut frame[34..]).fill_checksum(&address(0), &address(1));
+        frame
+    }
+    let data = segment(source, 7, TcpControl::Psh, 1, next, b"....abc");
+    let bad = [[5, 3, 1, 1], [3, 0, 0, 0], [3, 4, 7, 1], [1, 1, 1, 9], [8, 12, 0, 0], [2, 1, 0, 0]];
+    for (count, options) in (1..).zip(bad) {
+        assert_eq!(answers(&world.inject(1, &with(&data, Some(options), 0))), [], "{options:?}");
+        assert_eq!(world.counter(1, "bad_tcp_options"), count, "{options:?}");
+    }
+    for (count, flags) in (1..).zip([0b101, 0b110, 0b111]) {
+        assert_eq!(answers(&world.inject(1, &with(&data, None, flags))), []);
+        assert_eq!(world.counter(1, "bad_tcp_flags"), count);
+    }
+    // A SYN does not displace a half-open connection for it.
+    world.inject(1, &with(&segment((address(0), 6), 7, TcpControl::Syn, 0, None, b"...."), Some(bad[0]), 0));
+    assert_eq!((world.counter(1, "bad_tcp_options"), world.counter(1, "half_open")), (7, 0));
+    assert_eq!(world.script(1).closed, []);
+    // Unknown ones are skipped, whatever follows the end of the list is not read.
+    let frames = world.inject(1, &with(&data, Some([254, 3, 7, 1]), 0));
+    assert_eq!(answers(&frames), [(TcpControl::Psh, isn.wrapping_add(1), Some(4))], "echoed");
+    let data = segment(source, 7, TcpControl::Psh, 4, next, b"....abc");
+    let frames = world.inject(1, &with(&data, Some([0, 2, 0, 0]), 0));
+    assert_eq!(answers(&frames)[0].2, Some(7), "acknowledged");
+}
+
 /// Opens a connection by hand, has host 1 finish first, and returns our and its next sequence number.
 pub(super) fn into_time_wait(world: &mut World, source: (IpAddress, u16)) -> (i32, i32) {
     world.script(1).mode = Mode::Keep;
@@ -174,9 +215,11 @@ fn time_wait_answers_late_fins_and_lets_newer_connections_in() {
     world.assert_clean();
     let fin = segment(source, 7, TcpControl::Fin, 1, Some(end), &[]);
     assert_eq!(answers(&world.inject(1, &fin)), [(TcpControl::None, end, Some(2))]);
-    let reset = segment(source, 7, TcpControl::Rst, 2, None, &[]);
-    assert_eq!(answers(&world.inject(1, &reset)), [], "RFC 1337");
-    assert_eq!(world.counter(1, "time_wait"), 1);
+    for seq in [1, 3, -5000] {
+        let reset = segment(source, 7, TcpControl::Rst, seq, None, &[]);
+        assert_eq!(answers(&world.inject(1, &reset)), []);
+        assert_eq!(world.counter(1, "time_wait"), 1, "a reset from elsewhere is no reason to forget");
+    }
     let old = syn(source, -100);
     assert_eq!(
         answers(&world.inject(1, &old)),
