@@ -165,6 +165,19 @@ fn silent_connections_stay_open_and_several_addresses_share_them() {
 }
 
 #[test]
+fn no_request_is_made_before_all_connections_are_open() {
+    // Else the first ones would have made all requests long before the last ones are due.
+    let ramp_up = Duration::from_millis(200);
+    for (together, all) in [(true, true), (false, false)] {
+        let config = LoadConfig { together, ramp_up, connections: 50, pipeline: 2, ..config(300) };
+        let snapshot = run(&config, echo());
+        assert_answered(&snapshot, 300);
+        let connections = snapshot.counters().get("connections");
+        assert_eq!(connections == 50, all, "{connections} connections, together: {together}");
+    }
+}
+
+#[test]
 fn warm_up_does_not_count() {
     let config = LoadConfig { warm_up: Duration::from_millis(100), connections: 2, ..config(1_000) };
     let snapshot = run(&config, echo());

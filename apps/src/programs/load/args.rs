@@ -47,6 +47,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = connections, conflicts_with_all = ["rate", "reconnect"])]
     pub active: Option<usize>,
 
+    /// Make no request before all connections are open
+    #[arg(long, conflicts_with_all = ["rate", "reconnect"])]
+    pub together: bool,
+
     /// Bytes of each request and answer of tcp and udp [default: 64]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub size: Option<usize>,
@@ -126,6 +130,8 @@ pub struct LoadConfig {
     pub connections: usize,
     /// How many of them make requests, if not all; TCP in the closed loop only.
     pub active: Option<usize>,
+    /// No request before all connections are open; TCP in the closed loop only.
+    pub together: bool,
     /// Bytes of a request of tcp and udp.
     pub size: usize,
     /// Closed loop: requests under way on each connection.
@@ -158,6 +164,7 @@ impl Default for LoadConfig {
             path: "/".to_string(),
             connections: 1,
             active: None,
+            together: false,
             size: DEFAULT_BYTES,
             pipeline: 1,
             rate: None,
@@ -202,6 +209,9 @@ impl LoadArgs {
                     "--active is for tcp and http; udp has no connections to be silent on".to_string()
                 );
             }
+            if self.together {
+                return Err("--together is for tcp and http; udp has no connections to open".to_string());
+            }
             if self.reconnect {
                 return Err("--reconnect is for tcp and http; udp has no connections".to_string());
             }
@@ -214,6 +224,7 @@ impl LoadArgs {
             path: self.path.clone(),
             connections: self.connections,
             active: self.active,
+            together: self.together,
             size,
             pipeline: self.pipeline,
             rate: self.rate,
@@ -311,6 +322,8 @@ mod tests {
             ("--to 10.0.0.2 --reconnect --pipeline 2", "cannot be used with"),
             ("--to 10.0.0.2 --reconnect --protocol udp", "udp has no connections"),
             ("--to 10.0.0.2 --active 5 --protocol udp", "udp has no connections"),
+            ("--to 10.0.0.2 --together --protocol udp", "udp has no connections"),
+            ("--to 10.0.0.2 --together --rate 1k", "cannot be used with"),
             ("--to 10.0.0.2 --protocol http --size 9", "--size is for tcp and udp"),
             ("--to 10.0.0.2 --path /x", "--path is for --protocol http"),
             ("--to 10.0.0.2 --protocol http --path x", "begins with /"),

@@ -105,6 +105,8 @@ pub struct Streams {
     peers: Vec<Peer>,
     /// Closed loop: peers from here on make no requests.
     active: usize,
+    /// Closed loop: peers from here on make none yet, as not all connections are open.
+    released: usize,
     /// Closed loop: when the requests under way were made, `pipeline` of each connection. Open loop: none.
     made_ns: Vec<u64>,
     pipeline: usize,
@@ -178,6 +180,7 @@ impl Streams {
             },
             peers: vec![Peer::default(); count],
             active,
+            released: if config.together { 0 } else { active },
             made_ns: vec![0; count * pipeline],
             pipeline,
             queue: VecDeque::with_capacity(count),
@@ -232,7 +235,7 @@ impl Streams {
         let mut net = conn.net();
         ledger.connection(peer.since_ns, &mut net);
         let now_ns = net.now().ns();
-        let wanted = if index < self.active { self.pipeline as u64 } else { 0 };
+        let wanted = if index < self.released { self.pipeline as u64 } else { 0 };
         while peer.due - peer.done < wanted && ledger.make(now_ns) {
             peer.due += 1;
         }
@@ -285,6 +288,7 @@ impl Streams {
         let mut is_busy = self.introduce(ledger, net.now().ns());
         is_busy |= ledger.is_open_loop() && self.fall_due(net, ledger);
         is_busy |= self.open(to, net, ledger);
+        is_busy |= self.released < self.active && self.release(net, ledger);
         if ledger.is_stopped() {
             self.wind_down(net, ledger);
         }
@@ -521,6 +525,28 @@ impl Streams {
             }
         }
         due > 0
+    }
+
+    /// Closed loop: once all are open, makes the first requests of some peers.
+    fn release(&mut self, net: &mut Net<'_>, ledger: &mut Ledger) -> bool {
+        let is_waiting = self.introduced < self.peers.len() || self.opening > 0;
+        if is_waiting || !self.queue.is_empty() || !self.resting.is_empty() || ledger.is_stopped() {
+            return false;
+        }
+        let (first, now_ns) = (self.released, net.now().ns());
+        self.released = self.active.min(first + PER_TURN);
+        for index in first..self.released {
+            let peer = &mut self.peers[index];
+            // One that is not open just now makes its requests when it is again.
+            let Some(id) = peer.id.filter(|_| peer.state == State::Open) else { continue };
+            while peer.due - peer.done < self.pipeline as u64 && ledger.make(now_ns) {
+                peer.due += 1;
+            }
+            if let Some(mut conn) = net.conn(id) {
+                self.send(index, &mut conn, ledger);
+            }
+        }
+        true
     }
 
     /// Opens some of those that wait.
