@@ -1,50 +1,55 @@
 //! `connections`: what a request costs when there are many connections.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use bywash::programs::echo::{Echo, EchoConfig};
+use bywash::stack::TcpOptions;
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Color, Table};
-use peers::bywash::Report;
 use peers::precedence::Precedence;
-use peers::testpmd::Host;
 use serde::Serialize;
 
 use crate::figures;
 use crate::latency::Latency;
-use crate::our_pair;
+use crate::loop_pair::{self, LoopPair};
+use crate::our_pair::{CLIENT_CORE, SERVER_CORE};
 use crate::outcome::{About, Outcome};
 use crate::pace::Pace;
 
 /// What it measures.
 pub const ABOUT: About = About { what: "connections", how: HOW };
 
-const HOW: &str = "`bywash echo` and `bywash load`, two processes on a core each, joined by a vhost-user socket; 64-byte \
-    messages in a closed loop. Each line: so many connections with one request under way each, and so many more that \
-    are open and silent. The cost of a request is the server's processor time in turns of its loop that did something \
-    (handshakes included), by requests answered. Cases alternate; figures are medians of the rounds, ratios those of round-by-round ratios.";
+const HOW: &str = "The programs of `bywash echo` and `bywash load` on a core each of one process, joined by a pair of virtqueues \
+    (`loop:`); 64-byte messages in a closed loop. Each line: so many connections are open, and on so many of them there \
+    is always a request under way. Measuring begins when all are open. The cost of a request is the server's processor \
+    time in turns of its loop that did something, by requests answered. Cases alternate, each with an engine of its own; \
+    figures are medians of the rounds, ratios those of round-by-round ratios. All connections have small buffers, whose \
+    size is in the table: with the default ones 100,000 would need 25 GB on the two sides together, if they were full.";
 
-/// Connections opened in a second.
-const OPENED_PER_SECOND: f64 = 20_000.0;
+/// Handshakes under way that the server allows; the client has 256 at a time.
+const BACKLOG: usize = 1024;
 
 /// Flags of `connections`.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Most connections; 100000 need about 2 GB
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=400_000))]
+    /// Most connections; 100000 take about 2 GB
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=i64::from(loop_pair::MOST_CONNECTIONS)))]
     most: u32,
+
+    /// Bytes of each of a connection's two buffers, on both sides
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1024..=65_536))]
+    buffer: u32,
 }
 
 /// One case, and all its rounds.
 #[derive(Debug, Serialize)]
 struct Case {
-    /// Connections with a request under way.
+    /// All connections.
+    open: u32,
+    /// Those with a request under way.
     active: u32,
-    /// Silent ones.
-    idle: u32,
     /// Another case's index, and how many times as much a request may cost as there.
     #[serde(skip)]
-    target: Option<(usize, f64)>,
+    target: Option<(usize, Option<f64>)>,
     rounds: Vec<Round>,
 }
 
@@ -60,82 +65,84 @@ struct Round {
 /// The result.
 #[derive(Debug, Serialize)]
 pub struct Connections {
+    buffer_bytes: u32,
     cases: Vec<Case>,
     pace: Pace,
 }
 
-/// Runs it.
+/// One connection, some more, the most; then few active ones, alone and among silent ones.
+fn cases(most: u32) -> Vec<Case> {
+    let case = |open, active, target| Case { open, active, target, rounds: Vec::new() };
+    let some = [1, 100, 1_000, 10_000].into_iter().filter(|&count| count < most);
+    let mut cases: Vec<Case> =
+        some.map(|count| case(count, count, (count > 1).then_some((0, None)))).collect();
+    cases.push(case(most, most, Some((0, Some(6.0)))));
+    // The second line is that of 100 connections.
+    cases.push(case(most, 100, Some((1, Some(1.3)))));
+    cases
+}
+
+/// Runs it on cores 0 (server) and 1 (client).
+///
+/// # Errors
+/// If there is no second core, not all connections can be opened, or an answer is wrong or missing.
 pub fn run(flags: &Flags, pace: &Pace) -> Result<Connections> {
-    peers::bywash::binary()?;
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    ensure!(cores.len() >= 2, "{} core, but server and client need one each", cores.len());
     let _precedence = Precedence::take();
-    let host = Host::new(1024)?;
-    let socket = host.socket("connections");
     let most = if pace.smoke { flags.most.min(5_000) } else { flags.most };
-    let case = |active, idle, target| Case { active, idle, target, rounds: Vec::new() };
-    let mut cases = vec![
-        case(1, 0, None),
-        case(1_000, 0, None),
-        case(most, 0, Some((0, 6.0))),
-        case(100, 0, None),
-        case(100, most - 100, Some((3, 1.3))),
-    ];
+    let mut cases = cases(most);
     for number in 0..pace.rounds {
         let mut order: Vec<usize> = (0..cases.len()).collect();
         if number % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            let round = measure(pace, &socket, cases[index].active, cases[index].idle)?;
+            let (open, active) = (cases[index].open, cases[index].active);
+            let round = measure(pace, flags, open, active)
+                .with_context(|| format!("{open} connections, {active} active"))?;
             eprintln!(
-                "{:>7.0} requests/s, {:>6.0} ns each  {} active, {} idle, round {}",
+                "{:>7.0} requests/s, {:>6.0} ns each  {open} open, {active} active, round {}",
                 round.rps,
                 round.cost_ns,
-                cases[index].active,
-                cases[index].idle,
                 number + 1
             );
             cases[index].rounds.push(round);
         }
     }
-    Ok(Connections { cases, pace: pace.clone() })
+    Ok(Connections { buffer_bytes: flags.buffer, cases, pace: pace.clone() })
 }
 
-fn measure(pace: &Pace, socket: &std::path::Path, active: u32, idle: u32) -> Result<Round> {
-    let all = active + idle;
-    let (connections, active) = (all.to_string(), active.to_string());
-    // Those that are closing count too.
-    let limit = (2 * all + 1_000).to_string();
-    // Opening them takes a while, and none of that time is to be measured.
-    let ramp_up = f64::from(all) / OPENED_PER_SECOND;
-    let warm_up = Duration::from_secs_f64(1.5 * ramp_up) + pace.settle();
-    let ramp_up = ramp_up.to_string();
-    let buffers = ["--rx-buffer", "1K", "--tx-buffer", "1K", "--max-connections", &limit];
-    let to = format!("{}:7", our_pair::SERVER);
-    let mut server = vec!["echo"];
-    server.extend(buffers);
-    let mut client =
-        vec!["--to", &to, "--connections", &connections, "--active", &active, "--ramp-up", &ramp_up];
-    client.extend(buffers);
-    // One address has 49,152 ports for connections to one server.
-    client.extend(["--ip", "10.99.0.3/24", "--ip", "10.99.0.4/24"]);
-    let reports = our_pair::run_warm(pace, warm_up, socket, &server, &client)?;
-    reports.counted()?.check()?;
-    let open = reports.client.count("/counters/connections")?;
-    ensure!(open == u64::from(all), "{open} connections were open, not {all}");
+#[allow(clippy::cast_precision_loss)] // requests of a run and a minute in nanoseconds are far below 2^52
+fn measure(pace: &Pace, flags: &Flags, open: u32, active: u32) -> Result<Round> {
+    let buffer = flags.buffer as usize;
+    let tcp = TcpOptions { rx_bytes: buffer, tx_bytes: buffer, ..TcpOptions::default() };
+    let mut pair = LoopPair::new();
+    let server = pair.engine.lcore(Some(SERVER_CORE));
+    let client = pair.engine.lcore(Some(CLIENT_CORE));
+    let config = EchoConfig {
+        tcp_port: Some(loop_pair::PORT),
+        udp_port: None,
+        counts_requests: true,
+        backlog: BACKLOG,
+        tcp,
+    };
+    let host = loop_pair::settings(&[loop_pair::SERVER], open, tcp);
+    pair.engine.stack(&[server], pair.server, &host, |_| Echo::new(config));
+    pair.load(client, open, active, tcp);
+    let mut running = pair.engine.start()?;
+    let window = loop_pair::measure(&mut running, pace, open, client, server);
+    // Not by closing one connection after another.
+    let end = running.stop()?;
+    let window = window?;
+    let at_server = end.cores[server].total.counters.get("open");
+    ensure!(at_server == u64::from(open), "{at_server} of {open} connections were open on the server");
     Ok(Round {
-        rps: reports.client.number("/rps")?,
-        cost_ns: cost_ns(&reports.server)?,
-        latency: Latency::read(&reports.client, "round_trip")?,
-        others_share: reports.others_share,
+        rps: window.requests as f64 / window.seconds,
+        cost_ns: window.busy_ns as f64 / window.requests as f64,
+        latency: window.round_trip,
+        others_share: window.others_share,
     })
-}
-
-/// Time in busy turns of the server's loop, by requests.
-#[allow(clippy::cast_precision_loss)] // requests of a run are far below 2^52
-fn cost_ns(report: &Report) -> Result<f64> {
-    let requests = report.count("/requests")?;
-    ensure!(requests > 0, "no request was answered: {}", report.value());
-    Ok(report.number("/cores/0/busy")? * report.number("/seconds")? * 1e9 / requests as f64)
 }
 
 impl Case {
@@ -145,8 +152,8 @@ impl Case {
 }
 
 impl Connections {
-    /// How many times as much a request costs as in the case that this one is held to.
-    fn ratio(&self, case: &Case) -> Option<(f64, f64)> {
+    /// How many times as much a request costs as in the case that this one is compared with; and how many it may.
+    fn ratio(&self, case: &Case) -> Option<(f64, Option<f64>)> {
         let (other, most) = case.target?;
         figures::paired_ratio(&case.costs(), &self.cases[other].costs()).map(|ratio| (ratio, most))
     }
@@ -154,8 +161,17 @@ impl Connections {
 
 impl Outcome for Connections {
     fn table(&self) -> Table {
-        let headings =
-            ["active", "idle", "k requests/s", "ns/request", "p50", "p99", "others' CPU", "cost ratio"];
+        let headings = [
+            "open",
+            "active",
+            "buffers",
+            "k requests/s",
+            "ns/request",
+            "p50",
+            "p99",
+            "others' CPU",
+            "cost ratio",
+        ];
         let mut table = crate::table::new(headings);
         for case in &self.cases {
             let median = |of: fn(&Round) -> f64| {
@@ -165,16 +181,21 @@ impl Outcome for Connections {
             let (p50, p99) =
                 (median(|round| round.latency.p50 as f64), median(|round| round.latency.p99 as f64));
             let others = case.rounds.iter().map(|round| round.others_share).fold(0.0, f64::max);
-            let ratio = match self.ratio(case) {
-                Some((ratio, most)) => {
+            let other = |index: usize| self.cases[index].open;
+            let ratio = match (self.ratio(case), case.target) {
+                (Some((ratio, Some(most))), Some((index, _))) => {
                     let colour = if ratio <= most { Color::Green } else { Color::Red };
-                    Cell::new(format!("{ratio:.2} × (≤ {most})")).fg(colour)
+                    Cell::new(format!("{ratio:.2} × {} (≤ {most})", other(index))).fg(colour)
                 }
-                None => Cell::new("–"),
+                (Some((ratio, None)), Some((index, _))) => {
+                    Cell::new(format!("{ratio:.2} × {}", other(index)))
+                }
+                _ => Cell::new("–"),
             };
             let cells = [
+                Cell::new(case.open),
                 Cell::new(case.active),
-                Cell::new(case.idle),
+                Cell::new(format!("2 × {} B", self.buffer_bytes)),
                 Cell::new(format!("{:.1}", median(|round| round.rps) / 1e3)),
                 Cell::new(format!("{:.0}", median(|round| round.cost_ns))),
                 Cell::new(format!("{:.2} µs", p50 / 1e3)),
@@ -190,26 +211,24 @@ impl Outcome for Connections {
     fn target(&self) -> Option<String> {
         let words = |case: &Case| {
             let (other, most) = case.target?;
-            let other = self.cases[other].active;
-            Some(format!("{} active, {} idle ≤ {most} × {other} active", case.active, case.idle))
+            let (other, most) = (self.cases[other].open, most?);
+            Some(format!("{} open, {} active ≤ {most} × {other} alone", case.open, case.active))
         };
         Some(self.cases.iter().filter_map(words).collect::<Vec<_>>().join("; "))
     }
 
     fn caveat(&self) -> Option<String> {
-        let rounds = self.cases.iter().flat_map(|case| &case.rounds);
-        let worst = rounds.map(|round| round.others_share).fold(0.0, f64::max);
-        if self.pace.smoke {
-            return Some("a smoke run: shows that it works, and nothing else".to_owned());
+        if cfg!(debug_assertions) {
+            return Some("built without --release: the figures say nothing".to_owned());
         }
-        let is_disturbed = worst > self.pace.others_limit;
-        is_disturbed
-            .then(|| format!("disturbed: other programs took up to {:.0} % of the processor", 100.0 * worst))
+        let rounds = self.cases.iter().flat_map(|case| &case.rounds);
+        self.pace.caveat(rounds.map(|round| round.others_share))
     }
 
     fn reaches_target(&self) -> Option<bool> {
         let ratios = self.cases.iter().filter_map(|case| self.ratio(case));
-        ratios.map(|(ratio, most)| ratio <= most).reduce(|all, one| all && one)
+        let held = ratios.filter_map(|(ratio, most)| Some(ratio <= most?));
+        held.reduce(|all, one| all && one)
     }
 }
 
@@ -217,27 +236,31 @@ impl Outcome for Connections {
 mod tests {
     use super::*;
 
-    fn outcome(costs: [f64; 3]) -> Connections {
-        let targets = [None, Some((0, 6.0)), Some((0, 1.3))];
-        let case = |(cost_ns, target)| {
-            let round = Round { rps: 1e6, cost_ns, latency: Latency::default(), others_share: 0.0 };
-            Case { active: 1, idle: 0, target, rounds: vec![round] }
-        };
+    fn outcome(costs: [f64; 6]) -> Connections {
         let pace = Pace { rounds: 1, seconds: 1.0, smoke: false, others_limit: 0.1, retries: 0 };
-        Connections { cases: costs.into_iter().zip(targets).map(case).collect(), pace }
+        let mut cases = cases(100_000);
+        assert_eq!(cases.len(), costs.len());
+        for (case, cost_ns) in cases.iter_mut().zip(costs) {
+            case.rounds = vec![Round { rps: 1e6, cost_ns, latency: Latency::default(), others_share: 0.0 }];
+        }
+        Connections { buffer_bytes: 2048, cases, pace }
     }
 
     #[test]
     fn each_case_is_held_to_its_own_other() {
-        assert_eq!(outcome([100.0, 600.0, 129.0]).reaches_target(), Some(true));
-        assert_eq!(outcome([100.0, 601.0, 129.0]).reaches_target(), Some(false));
-        assert_eq!(outcome([100.0, 600.0, 131.0]).reaches_target(), Some(false));
+        // 1, 100, 1,000, 10,000, 100,000; 100 of 100,000.
+        assert_eq!(outcome([100.0, 90.0, 9e9, 9e9, 600.0, 116.0]).reaches_target(), Some(true));
+        assert_eq!(outcome([100.0, 90.0, 9e9, 9e9, 601.0, 116.0]).reaches_target(), Some(false));
+        assert_eq!(outcome([100.0, 90.0, 9e9, 9e9, 600.0, 118.0]).reaches_target(), Some(false));
     }
 
     #[test]
-    fn a_cost_is_busy_time_by_requests() {
-        let text = r#"{"requests": 1000000, "seconds": 2.0, "cores": [{"busy": 0.25}]}"#;
-        assert!((cost_ns(&Report::parse(text).unwrap()).unwrap() - 500.0).abs() < 1e-6);
-        assert!(cost_ns(&Report::parse(r#"{"requests": 0}"#).unwrap()).is_err());
+    fn the_table_names_what_a_line_is_compared_with() {
+        let mut table = outcome([100.0, 90.0, 200.0, 300.0, 590.0, 99.0]).table();
+        table.force_no_tty();
+        let text = table.to_string();
+        for cell in ["5.90 × 1 (≤ 6)", "1.10 × 100 (≤ 1.3)", "2 × 2048 B", "3.00 × 1"] {
+            assert!(text.contains(cell), "no {cell}: {text}");
+        }
     }
 }

@@ -21,12 +21,14 @@ mod connections;
 mod epoll;
 mod figures;
 mod forwarder;
+mod handoff;
 mod kernel_echo;
 mod kernel_iperf;
 mod kernel_load;
 mod kernel_pair;
 mod latency;
 mod latency_cost;
+mod loop_pair;
 mod mempool;
 mod our_pair;
 mod outcome;
@@ -83,7 +85,9 @@ enum Bench {
     CompareConnect(compare_connect::Flags),
     /// One TCP stream: ours at an MTU of 1500 against iperf3 over loopback
     CompareStream,
-    /// What a request costs our echo with 1, 1,000 and 100,000 connections, active or silent
+    /// TCP echo by a thread through the rings against echo on the loop, round trips
+    Handoff,
+    /// What a request costs our echo with 1 to 100,000 connections, active or silent
     Connections(connections::Flags),
     /// Response times of urgent and of normal messages, from an idle link to a saturated one
     Priority(priority::Flags),
@@ -96,9 +100,10 @@ enum Bench {
 }
 
 /// What `all` runs: from the quickest to the slowest.
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "mempool",
     "latency-cost",
+    "handoff",
     "compare-echo",
     "compare-connect",
     "compare-stream",
@@ -155,6 +160,7 @@ fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
             show(compare_connect::ABOUT, conditions, &compare_connect::run(flags, pace)?, archive)
         }
         Bench::CompareStream => show(compare_stream::ABOUT, conditions, &compare_stream::run(pace)?, archive),
+        Bench::Handoff => show(handoff::ABOUT, conditions, &handoff::run(pace)?, archive),
         Bench::Connections(flags) => {
             show(connections::ABOUT, conditions, &connections::run(flags, pace)?, archive)
         }

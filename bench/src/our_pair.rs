@@ -19,7 +19,7 @@ pub const SERVER_CORE: usize = 0;
 pub const CLIENT_CORE: usize = 1;
 /// The server's address.
 pub const SERVER: &str = "10.99.0.2";
-/// How long the client may take beyond its time: hundreds of thousands of connections are opened first.
+/// How long the client may take beyond its time: it opens its connections first.
 const CLIENT_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the two said.
@@ -37,20 +37,7 @@ pub struct Reports {
 /// # Errors
 /// If one of them fails, or counts an error or a lost request.
 pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Result<Reports> {
-    run_warm(pace, pace.settle(), socket, server, client)
-}
-
-/// The same, after a warm-up of another length.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_warm(
-    pace: &Pace,
-    warm_up: Duration,
-    socket: &Path,
-    server: &[&str],
-    client: &[&str],
-) -> Result<Reports> {
+    let warm_up = pace.settle();
     let port = |kind: &str| format!("{kind}:{}", socket.display());
     let both = |core: usize, address: &str| {
         let (core, descriptors) = (core.to_string(), DESCRIPTORS.to_string());

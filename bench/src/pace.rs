@@ -40,6 +40,16 @@ impl Pace {
         Duration::from_millis(if self.smoke { 100 } else { 1000 })
     }
 
+    /// Why a run should not be believed in which others took these shares of the processor, if it should not.
+    pub fn caveat(&self, others_shares: impl Iterator<Item = f64>) -> Option<String> {
+        if self.smoke {
+            return Some("a smoke run: shows that it works, and nothing else".to_owned());
+        }
+        let worst = others_shares.fold(0.0, f64::max);
+        (worst > self.others_limit)
+            .then(|| format!("disturbed: other programs took up to {:.0} % of the processor", 100.0 * worst))
+    }
+
     /// With `--smoke`: one round of half a second, whatever the machine is busy with.
     pub fn shorten_for_smoke(&mut self) {
         if self.smoke {
