@@ -39,6 +39,7 @@ mod learnt;
 mod ndp;
 mod output;
 mod path_mtu;
+mod plain;
 mod router;
 
 use announce::Announcements;

@@ -81,12 +81,7 @@ impl<S: Service> Stack<S> {
                 prefetch(frame.as_ptr() as usize, 2);
                 burst.push(frame);
             }
-            match burst[..] {
-                [] => return,
-                // Nothing to look ahead to.
-                [frame] if self.core.dhcp.is_none() => self.frame(frame, None, device),
-                _ => self.burst(&burst, device),
-            }
+            self.burst(&burst, device);
             if !burst.is_full() {
                 return;
             }
@@ -108,8 +103,11 @@ impl<S: Service> Stack<S> {
                 Hint { tuple, hash, index }
             }));
         }
-        for index in hints.iter().flatten().filter_map(|hint| hint.index) {
-            flows.prefetch_socket(index);
+        // One frame alone has its flow needed at once.
+        if hints.len() > 1 {
+            for index in hints.iter().flatten().filter_map(|hint| hint.index) {
+                flows.prefetch_socket(index);
+            }
         }
         for (frame, hint) in frames.iter().zip(&hints) {
             self.frame(frame, hint.as_ref(), device);
@@ -117,6 +115,11 @@ impl<S: Service> Stack<S> {
     }
 
     fn frame<D: Device>(&mut self, frame: &[u8], hint: Option<&Hint>, device: &mut D) {
+        if let Some(hint) = hint
+            && self.core.plain_segment(frame, hint, device)
+        {
+            return;
+        }
         if hint.is_none()
             && let Some(dhcp) = &mut self.core.dhcp
             && dhcp.receive(self.core.now, frame)

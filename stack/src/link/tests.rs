@@ -21,6 +21,7 @@ mod fragments;
 mod hostile;
 mod input;
 mod ndp;
+mod plain;
 mod router;
 
 const OUR_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);

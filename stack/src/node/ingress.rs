@@ -18,74 +18,94 @@ use crate::time_wait::Verdict;
 use crate::tuple::Tuple;
 
 impl Core {
+    /// Takes in the frame that nearly every frame is: a plain one of a connection that exists. `false`: it is another.
+    #[inline]
+    pub(super) fn plain_segment<D: Device>(&mut self, frame: &[u8], hint: &Hint, device: &mut D) -> bool {
+        let Some(index) = hint.index.filter(|index| self.flows.has(*index, &hint.tuple)) else {
+            return false;
+        };
+        let Some((packet, header_len)) = self.link.plain_tcp(frame) else { return false };
+        if let Some(tcp) = self.checked(packet, &packet[header_len..]) {
+            self.segment_of(index, packet, &tcp, device);
+        }
+        true
+    }
+
+    /// A TCP header and options that make sense, and a sum that is right.
+    #[inline]
+    fn checked<'p>(&mut self, packet: &[u8], payload: &'p [u8]) -> Option<TcpPacket<&'p [u8]>> {
+        let Ok(tcp) = TcpPacket::new_checked(payload) else {
+            self.counters.bad_tcp_header += 1;
+            return None;
+        };
+        if !is_tcp_right(packet, payload) {
+            self.counters.bad_tcp_checksum += 1;
+            return None;
+        }
+        if !malformed::options_are_well_formed(&tcp) {
+            self.counters.bad_tcp_options += 1;
+            return None;
+        }
+        Some(tcp)
+    }
+
     /// Takes in a segment. `hint` is what the frame was taken for before it was checked.
     pub(super) fn segment<D: Device>(&mut self, packet: &IpPacket<'_>, hint: Option<&Hint>, device: &mut D) {
-        let Ok(tcp) = TcpPacket::new_checked(packet.payload()) else {
-            self.counters.bad_tcp_header += 1;
-            return;
-        };
+        let Some(tcp) = self.checked(packet.bytes(), packet.payload()) else { return };
         let tuple = Tuple {
             local: IpEndpoint::new(packet.dst, tcp.dst_port()),
             remote: IpEndpoint::new(packet.src, tcp.src_port()),
         };
-        if !is_tcp_right(packet.bytes(), packet.payload()) {
-            self.counters.bad_tcp_checksum += 1;
-            return;
-        }
-        if !malformed::options_are_well_formed(&tcp) {
-            self.counters.bad_tcp_options += 1;
-            return;
-        }
-        // The hint was taken before the frames ahead of this one, which may have ended its flow, and made another.
-        let hint = hint.filter(|hint| hint.tuple == tuple);
-        let index = hint.and_then(|hint| hint.index).filter(|index| self.flows.has(*index, &tuple));
-        let mut hash = 0;
-        let index = index.or_else(|| {
-            hash = hint.map_or_else(|| self.flows.hash(&tuple), |hint| hint.hash);
-            self.flows.find(hash, &tuple)
-        });
-        match index {
-            Some(index) => {
-                self.counters.tcp_segments += 1;
-                let flow = self.flows.at(index);
-                let began = matches!(flow.socket().state(), State::SynSent | State::SynReceived);
-                if tcp.syn() && !tcp.ack() && !tcp.rst() && !began {
-                    // A peer that has forgotten the connection resets it upon this, and its next SYN is let in
-                    // (RFC 5961 §4.2). smoltcp would drop the SYN, and the two would wait for each other.
-                    let sent = flow.sent;
-                    if self.resets.take(self.now) {
-                        self.answer(&tuple, TcpControl::None, sent.seq_end, Some(sent.ack), device);
-                    }
-                    return;
-                }
-                if !malformed::flags_agree(&tcp) {
-                    self.counters.bad_tcp_flags += 1;
-                    return;
-                }
-                flow.sent.window_closed = tcp.window_len() == 0;
-                let sent = flow.sent;
-                let entered_time_wait = if zero_window::concerns(&tcp, sent) {
-                    let mut scratch = [0; zero_window::HEADERS];
-                    let admitted = zero_window::admit(packet.bytes(), &tcp, sent, &mut scratch);
-                    self.feed(index, admitted, false, device)
-                } else {
-                    self.feed(index, packet.bytes(), tcp.rst(), device)
-                };
-                if entered_time_wait {
-                    // Nothing is unacknowledged in either direction once this segment is, so it says where both
-                    // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
-                    let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
-                    let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
-                    self.flows.at(index).sent = Sent {
-                        any: true,
-                        seq_end: number(ack),
-                        ack: number(seq),
-                        window: sent.window,
-                        window_closed: false,
-                    };
-                }
-            }
+        // The hint may be from before another frame of the burst made the flow.
+        let hash = match hint {
+            Some(hint) if hint.tuple == tuple => hint.hash,
+            _ => self.flows.hash(&tuple),
+        };
+        match self.flows.find(hash, &tuple) {
+            Some(index) => self.segment_of(index, packet.bytes(), &tcp, device),
             None => self.stray(packet, &tcp, tuple, hash, device),
+        }
+    }
+
+    /// Takes in a segment of flow `index`.
+    fn segment_of<D: Device>(&mut self, index: u32, packet: &[u8], tcp: &TcpPacket<&[u8]>, device: &mut D) {
+        self.counters.tcp_segments += 1;
+        let flow = self.flows.at(index);
+        let began = matches!(flow.socket().state(), State::SynSent | State::SynReceived);
+        if tcp.syn() && !tcp.ack() && !tcp.rst() && !began {
+            // A peer that has forgotten the connection resets it upon this, and its next SYN is let in
+            // (RFC 5961 §4.2). smoltcp would drop the SYN, and the two would wait for each other.
+            let (tuple, sent) = (flow.tuple, flow.sent);
+            if self.resets.take(self.now) {
+                self.answer(&tuple, TcpControl::None, sent.seq_end, Some(sent.ack), device);
+            }
+            return;
+        }
+        if !malformed::flags_agree(tcp) {
+            self.counters.bad_tcp_flags += 1;
+            return;
+        }
+        flow.sent.window_closed = tcp.window_len() == 0;
+        let sent = flow.sent;
+        let entered_time_wait = if zero_window::concerns(tcp, sent) {
+            let mut scratch = [0; zero_window::HEADERS];
+            let admitted = zero_window::admit(packet, tcp, sent, &mut scratch);
+            self.feed(index, admitted, false, device)
+        } else {
+            self.feed(index, packet, tcp.rst(), device)
+        };
+        if entered_time_wait {
+            // Nothing is unacknowledged in either direction once this segment is, so it says where both
+            // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
+            let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
+            let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
+            self.flows.at(index).sent = Sent {
+                any: true,
+                seq_end: number(ack),
+                ack: number(seq),
+                window: sent.window,
+                window_closed: false,
+            };
         }
     }
 
