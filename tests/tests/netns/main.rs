@@ -10,6 +10,7 @@ mod http;
 mod ping;
 mod port;
 mod refusals;
+mod several_cores;
 
 use std::time::Duration;
 
