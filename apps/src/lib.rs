@@ -22,3 +22,8 @@ pub mod programs;
 pub mod session;
 
 pub use {door, engine, stack};
+
+/// The README's Rust must compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
