@@ -44,8 +44,9 @@ impl Time {
 }
 
 /// A duration in nanoseconds, at most `u64::MAX` (584 years).
+#[inline]
 pub(crate) fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 impl Add<Duration> for Time {

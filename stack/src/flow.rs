@@ -138,6 +138,7 @@ impl Flow {
         }
     }
 
+    #[inline]
     pub fn socket(&self) -> &tcp::Socket<'static> {
         self.set.get(self.handle)
     }
@@ -148,16 +149,22 @@ impl Flow {
 
     /// Whether the peer's FIN has come, all bytes before it included.
     pub fn fin_received(&self) -> bool {
+        self.is_finished(self.socket().state())
+    }
+
+    #[inline]
+    fn is_finished(&self, state: tcp::State) -> bool {
         use tcp::State;
-        matches!(self.socket().state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
+        matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
             || self.phase == Phase::Unread
     }
 
     /// Notices what changed since the service was last told.
+    #[inline]
     pub fn note_edges(&mut self) {
         let socket = self.socket();
         let (send, recv) = (socket.send_queue(), socket.recv_queue());
-        let fin = self.fin_received();
+        let fin = self.is_finished(socket.state());
         if recv > self.seen_recv_queue || send < self.seen_send_queue || fin != self.seen_fin {
             self.edge = true;
         }
@@ -165,6 +172,7 @@ impl Flow {
     }
 
     /// When the peer's silence, or the handshake, has lasted too long.
+    #[inline]
     pub fn deadline(&self, limits: &Limits) -> Time {
         use tcp::State;
         match (self.phase, self.timeout) {

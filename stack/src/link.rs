@@ -242,6 +242,7 @@ impl Link {
 
     /// Where a packet for `dst` goes. Sends the first request if its next hop is unknown, not more than one a
     /// second and next hop.
+    #[inline]
     pub(crate) fn next_hop(&mut self, now: Time, dst: IpAddress, out: &mut dyn FrameOut) -> NextHop {
         if let Some(hop) = self.cached_hop
             && hop.dst == dst
@@ -250,6 +251,10 @@ impl Link {
         {
             return NextHop::Mac(hop.mac);
         }
+        self.look_up_hop(now, dst, out)
+    }
+
+    fn look_up_hop(&mut self, now: Time, dst: IpAddress, out: &mut dyn FrameOut) -> NextHop {
         // Packets to ourselves would have to be looped back, which no device below does.
         let Some(via) = self.routes.via(dst).filter(|_| !self.routes.is_ours(dst)) else {
             return NextHop::NoRoute;

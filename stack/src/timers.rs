@@ -58,6 +58,7 @@ impl Timers {
     }
 
     /// Flow `index` is due at `due`; [`Time::MAX`]: never.
+    #[inline]
     pub fn set(&mut self, index: u32, due: Time) {
         let entry = &mut self.entries[index as usize];
         entry.due = due;

@@ -115,10 +115,9 @@ impl<S: Service> Stack<S> {
     /// Tells the service what happened since it was last told.
     fn tell<D: Device>(&mut self, index: u32, device: &mut D) {
         let flow = self.core.flows.at(index);
-        let synchronized = !matches!(
-            flow.socket().state(),
-            State::Closed | State::Listen | State::SynSent | State::SynReceived
-        );
+        let state = flow.socket().state();
+        let synchronized =
+            !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
         match flow.phase {
             Phase::HalfOpen if synchronized => {
                 flow.phase = Phase::Open;
@@ -135,7 +134,7 @@ impl<S: Service> Stack<S> {
                     index,
                 });
             }
-            Phase::HalfOpen if matches!(flow.socket().state(), State::Closed | State::Listen) => {
+            Phase::HalfOpen if matches!(state, State::Closed | State::Listen) => {
                 self.core.counters.half_open_reset += u64::from(flow.why != Some(Closed::TimedOut));
             }
             _ => {}

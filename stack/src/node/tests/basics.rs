@@ -136,3 +136,26 @@ fn unlisten_refuses_new_ones_and_keeps_old_ones() {
     assert_eq!(world.script(0).closed, [(new, 0, Closed::Refused)]);
     assert!(world.with_conn(0, old, |conn| conn.may_send()));
 }
+
+#[test]
+fn a_request_and_its_answer_take_a_frame_each() {
+    let mut world = World::new();
+    world.listen(7);
+    world.script(0).mode = Mode::Keep;
+    let id = world.connect(7);
+    world.run(50 * MS);
+    let frames = std::rc::Rc::new(std::cell::Cell::new(0));
+    let seen = frames.clone();
+    world.passes = Box::new(move |_, _| {
+        seen.set(seen.get() + 1);
+        true
+    });
+    for _ in 0..20 {
+        world.send(0, id, &[7; 64]);
+        world.run(MS);
+    }
+    assert_eq!(world.script(0).received[&id].len(), 20 * 64);
+    assert_eq!(frames.get(), 40, "acknowledgements travel with them");
+    world.run(SECOND);
+    assert_eq!(frames.get(), 41, "the last answer's has nothing to travel with");
+}
