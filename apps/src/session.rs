@@ -280,6 +280,7 @@ impl<'a> Show<'a> {
         if let Some(pending) = self.pending.take() {
             snapshot.extend_interval(&pending);
         }
+        self.progress.note(&snapshot);
         if let (Some(log), Some(path)) = (&mut self.log, &self.output.hlog) {
             log.add(&snapshot).map_err(file_failure(path))?;
         }

@@ -43,13 +43,19 @@ impl Progress {
 
     /// Rewrites the line.
     pub fn show(&mut self, snapshot: &Snapshot) {
-        let (results, unit) = results(snapshot, &self.result_ports);
-        let new = results - std::mem::replace(&mut self.before, results).min(results);
+        let new = self.note(snapshot);
         if self.shown {
-            let line = line(snapshot, self.length, (new, unit), self.colour);
+            let line = line(snapshot, self.length, new, self.colour);
             let _ = write!(io::stderr(), "\r\x1b[K{line}");
             let _ = io::stderr().flush();
         }
+    }
+
+    /// Takes note of a snapshot, shown here or elsewhere: the next one's interval begins with it. Returns the results since
+    /// the one before, and the unit of their rate.
+    pub fn note(&mut self, snapshot: &Snapshot) -> (u64, &'static str) {
+        let (results, unit) = results(snapshot, &self.result_ports);
+        (results.saturating_sub(std::mem::replace(&mut self.before, results)), unit)
     }
 
     /// Takes the line away, so that something else can be printed.
@@ -111,6 +117,15 @@ mod tests {
     fn requests_are_shown_in_place_of_frames_where_there_are_some() {
         assert_eq!(results(&fixture::snapshot(), &[0]), (1_000_000, "pps"));
         assert_eq!(results(&fixture::requests().snapshot, &[0]), (900_000, "req/s"));
+    }
+
+    #[test]
+    fn results_count_from_the_last_snapshot_whoever_showed_it() {
+        let mut progress = Progress::new(None, &[0], true);
+        let snapshot = fixture::snapshot();
+        assert_eq!(progress.note(&snapshot), (1_000_000, "pps"));
+        progress.show(&snapshot);
+        assert_eq!(progress.note(&snapshot), (0, "pps"));
     }
 
     #[test]

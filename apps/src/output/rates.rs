@@ -71,7 +71,7 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
             mean(total.packets, total.bursts),
         );
         if let Some(cycles) = total.busy_ticks.checked_div(total.packets) {
-            let _ = write!(text, ", {cycles} ticks/packet");
+            let _ = write!(text, ", {} ticks/packet", units::count(cycles));
         }
         if core.silent {
             let stuck = "did not answer; these are its last figures";
