@@ -42,7 +42,10 @@ impl Default for TcpOptions {
 /// How a listener is to behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
-    /// How many connections may wait to be accepted, over all cores, 1 to 65,535. More are reset.
+    /// How many connections may wait to be accepted, over all cores, 1 to 65,535. More are reset, and counted as
+    /// `accept_full`: the peer hears at once, where the system's sockets would have it send its SYN again. It is also how
+    /// many handshakes may be under way on each core, of which the oldest makes room. So it is to be no less than the
+    /// connections that may come in one burst.
     pub backlog: usize,
     /// How each accepted connection begins.
     pub tcp: TcpOptions,
