@@ -113,6 +113,9 @@ pub struct StackConfig {
     /// How much faster than real time a flow's clock runs, 1 to 100. smoltcp's retransmission timeout is at least one
     /// second on its clock: 5 makes it 200 ms.
     pub clock_scale: u32,
+    /// Whether losses are looked for beyond what smoltcp does: among data of the other direction, behind partial
+    /// acknowledgements, in silence (RFC 6675, 6582, 8985). On by default; off, each may cost a retransmission timeout.
+    pub loss_recovery: bool,
     /// Code points whose flows are served first; CS6, CS7 and EF by default.
     pub urgent: Vec<u8>,
     /// Ports for outgoing connections (RFC 6056), first and last.
@@ -138,6 +141,7 @@ impl StackConfig {
             limits: Limits::default(),
             tcp: TcpOptions::default(),
             clock_scale: 5,
+            loss_recovery: true,
             urgent: vec![46, 48, 56],
             ports: (16_384, 65_535),
         }

@@ -17,6 +17,12 @@ macro_rules! counters {
 counters! {
     /// TCP segments to a flow.
     tcp_segments,
+    /// Segments with data that were sent again, for whatever reason.
+    retransmitted,
+    /// Losses seen in the peer's acknowledgements.
+    losses_heard,
+    /// Silences that were probed before the retransmission timer was due.
+    loss_probes,
     /// Connections that peers began and that were established.
     accepted,
     /// Connections that we began and that were established.

@@ -184,6 +184,7 @@ impl Envelope<'_> {
         // A byte that probes a closed window is not taken: an acknowledgement numbered behind it would not be either,
         // and what the peer has sent would wait until it opens its window.
         let probe = self.sent.window_closed && payload == 1;
+        self.sent.resent += u32::from(payload > 0 && behind < 1 << 31 && self.sent.any);
         if !self.sent.any || behind == 0 || (behind >= 1 << 31 && !probe) {
             (self.sent.any, self.sent.seq_end) = (true, end);
         } else if payload == 0 && flags & FIN_SYN_RST == 0 {

@@ -11,6 +11,7 @@ use crate::clock::{FlowClock, Time};
 use crate::config::Limits;
 use crate::error::Closed;
 use crate::id::ListenerId;
+use crate::recovery::Recovery;
 use crate::tuple::Tuple;
 
 /// Where a flow is in its life, as the service sees it.
@@ -41,6 +42,8 @@ pub(crate) struct Sent {
     pub ack: u32,
     /// Last window announced, as in the header: not yet scaled.
     pub window: u16,
+    /// Segments with data sent again, until counted.
+    pub resent: u32,
     /// The peer's window was 0 when it was last heard.
     pub window_closed: bool,
 }
@@ -71,6 +74,7 @@ pub(crate) struct Flow {
     pub next_hop: Option<EthernetAddress>,
     pub clock: FlowClock,
     pub sent: Sent,
+    pub recovery: Recovery,
     pub set: SocketSet<'static>,
     pub handle: SocketHandle,
     /// The socket's and the next received byte's address, for prefetching.
@@ -118,6 +122,7 @@ impl Flow {
             next_hop: None,
             clock: FlowClock::new(1),
             sent: Sent::default(),
+            recovery: Recovery::default(),
             set: SocketSet::new(vec![SocketStorage::EMPTY]),
             handle: SocketHandle::default(),
             socket_at: 0,

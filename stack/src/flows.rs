@@ -10,6 +10,7 @@ use crate::flow::{Flow, Phase, Sent};
 use crate::id::ConnId;
 use crate::options::{Congestion, TcpOptions};
 use crate::prefetch::prefetch;
+use crate::recovery::Recovery;
 use crate::tuple::{HashKey, Tuple};
 
 /// No flow.
@@ -174,6 +175,7 @@ impl Flows {
         (flow.seen_send_queue, flow.seen_recv_queue, flow.seen_fin) = (0, 0, false);
         (flow.next_hop, flow.sent, flow.tag, flow.listener, flow.why) =
             (None, Sent::default(), 0, None, None);
+        flow.recovery = Recovery::default();
         (flow.began, flow.heard) = (now, now);
         (flow.keep_alive, flow.timeout) = (options.keep_alive, options.timeout);
         flow.traffic_class = options.dscp << 2;

@@ -52,6 +52,7 @@ mod options;
 #[allow(unsafe_code)]
 mod prefetch;
 mod reassembly;
+mod recovery;
 mod resolve;
 mod routes;
 mod service;

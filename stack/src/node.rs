@@ -20,6 +20,7 @@ mod foreign;
 mod icmp;
 mod ingress;
 mod malformed;
+mod resend;
 mod run;
 mod zero_window;
 

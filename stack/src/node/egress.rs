@@ -47,6 +47,7 @@ impl Core {
                 return Egress::NoRoute;
             }
         };
+        self.probe(index, device);
         let budget = self.config.limits.frames_per_flow;
         let flow = self.flows.at(index);
         flow.next_hop = Some(hop);
@@ -54,8 +55,8 @@ impl Core {
         let mtu = self.interfaces.mtu(flow.interface);
         let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
-        let Flow { set, sent, traffic_class, clock, .. } = flow;
-        let mut frames = 0;
+        let Flow { set, sent, recovery, traffic_class, clock, .. } = flow;
+        let (before, mut frames) = (sent.seq_end, 0);
         let (end, due) = loop {
             let mut no_room = false;
             let envelope = Envelope {
@@ -84,7 +85,11 @@ impl Core {
                 break (Egress::More, None);
             }
         };
-        self.set_timer(index, due.unwrap_or(Time::MAX));
+        let resent = std::mem::take(&mut sent.resent);
+        self.counters.retransmitted += u64::from(resent);
+        let probe = recovery.sent(now, before, sent.seq_end, resent > 0, due);
+        let next = due.unwrap_or(Time::MAX).min(probe.unwrap_or(Time::MAX));
+        self.set_timer(index, next);
         end
     }
 

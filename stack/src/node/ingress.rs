@@ -14,6 +14,7 @@ use crate::error::Closed;
 use crate::flow::{Flow, Phase, Sent};
 use crate::id::ListenerId;
 use crate::link::IpPacket;
+use crate::recovery::Heard;
 use crate::time_wait::Verdict;
 use crate::tuple::Tuple;
 
@@ -87,6 +88,10 @@ impl Core {
         }
         flow.sent.window_closed = tcp.window_len() == 0;
         let sent = flow.sent;
+        let room = flow.socket().recv_capacity();
+        if flow.recovery.hear(tcp, sent, room, self.now) == Heard::Loss {
+            self.hear_loss(index, tcp, device);
+        }
         let entered_time_wait = if zero_window::concerns(tcp, sent) {
             let mut scratch = [0; zero_window::HEADERS];
             let admitted = zero_window::admit(packet, tcp, sent, &mut scratch);
@@ -104,13 +109,14 @@ impl Core {
                 seq_end: number(ack),
                 ack: number(seq),
                 window: sent.window,
+                resent: 0,
                 window_closed: false,
             };
         }
     }
 
     /// Gives a flow its segment and puts it on the ready list. Returns whether that brought it into TIME-WAIT.
-    fn feed<D: Device>(&mut self, index: u32, packet: &[u8], rst: bool, device: &mut D) -> bool {
+    pub(super) fn feed<D: Device>(&mut self, index: u32, packet: &[u8], rst: bool, device: &mut D) -> bool {
         let flow = self.flows.at(index);
         let instant = flow.clock.instant(self.now);
         let before = flow.socket().state();

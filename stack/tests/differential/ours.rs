@@ -105,7 +105,8 @@ impl Ours {
     pub fn new(now: Time) -> Self {
         let mut config = StackConfig::new(MAC, MTU_BYTES);
         config.addresses = vec![IpCidr::new(SERVER.into(), 24)];
-        config.clock_scale = 1;
+        // As the plain interface is.
+        (config.clock_scale, config.loss_recovery) = (1, false);
         let mut stack = Stack::new(config, Puppet::default(), now).unwrap();
         let mut device = Outbox::new(1024, MTU_BYTES);
         stack.turn(now, &mut device);

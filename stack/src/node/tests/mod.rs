@@ -4,4 +4,5 @@ mod basics;
 mod forgotten;
 mod harness;
 mod hostile;
+mod losses;
 mod network;
