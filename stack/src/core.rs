@@ -99,6 +99,11 @@ impl Ready {
         }
     }
 
+    /// The normal flow whose turn comes after `others` more.
+    pub fn ahead(&self, others: usize) -> Option<u32> {
+        self.normal.get(others).copied()
+    }
+
     pub fn len(&self) -> usize {
         self.urgent.len() + self.normal.len()
     }

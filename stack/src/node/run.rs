@@ -4,8 +4,8 @@ use smoltcp::phy::Device;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::TcpControl;
 
-use super::Stack;
 use super::egress::Egress;
+use super::{BURST, Stack};
 use crate::clock::Time;
 use crate::conn::Conn;
 use crate::core::{Core, Ready, TIMERS_PER_TURN};
@@ -16,6 +16,13 @@ use crate::flows::NIL;
 use crate::link::FrameOut;
 use crate::net::Net;
 use crate::service::Service;
+
+/// Flows that are run at once. With a request or two each they record fewer latencies than are kept.
+const FLOWS_PER_TURN: usize = 1024;
+/// A list of ready flows that is longer than a burst was not fetched by the burst that made them ready, or is cold
+/// again: slots are fetched so many flows ahead, sockets when their slot has come.
+const SLOTS_AHEAD: usize = 6;
+const SOCKETS_AHEAD: usize = 3;
 
 impl<S: Service> Stack<S> {
     /// Runs the flows that are ready now, each once; those with more to do stay ready. Returns whether there were any.
@@ -29,13 +36,15 @@ impl<S: Service> Stack<S> {
             return false;
         }
         // Flows that become ready meanwhile (a service writes to another connection, connects anew) have their run
-        // too, but no endless one: at most as many again, and a few.
-        let mut budget = self.core.ready.len() * 2 + 64;
+        // too, but no endless one: at most as many again, and a few. The rest of a long list waits for the next turn:
+        // frames are to be received, and latencies collected, in between.
+        let mut budget = (self.core.ready.len() * 2 + 64).min(FLOWS_PER_TURN);
         let mut again = std::mem::take(&mut self.core.again);
         while budget > 0
             && let Some(index) = next(&mut self.core.ready)
         {
             budget -= 1;
+            self.core.fetch_ahead();
             self.core.flows.at(index).queued = false;
             match self.run(index, device) {
                 Some(Egress::NoRoom) => {
@@ -193,6 +202,19 @@ impl<S: Service> Stack<S> {
 }
 
 impl Core {
+    /// Fetches what the next flows of a long ready list are in.
+    #[inline]
+    fn fetch_ahead(&self) {
+        if self.ready.len() > BURST {
+            if let Some(index) = self.ready.ahead(SLOTS_AHEAD) {
+                self.flows.prefetch_slot(index);
+            }
+            if let Some(index) = self.ready.ahead(SOCKETS_AHEAD) {
+                self.flows.prefetch_socket(index);
+            }
+        }
+    }
+
     /// Puts flows on the ready list whose time has come. Returns how many timers were looked at.
     pub(super) fn expire_timers(&mut self) -> usize {
         let now = self.now;
