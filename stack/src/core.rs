@@ -54,6 +54,8 @@ pub(crate) struct Core {
     /// Kept for their memory: flows that stay ready, flows whose timer is due.
     pub again: Vec<u32>,
     pub due: Vec<u32>,
+    /// Room for a packet that is handed on changed. Grows to the longest there was.
+    pub scratch: Vec<u8>,
     /// The flow that is being run: its egress follows anyway.
     pub running: u32,
     /// Packets of other cores, and which.
@@ -199,6 +201,7 @@ impl Core {
             waiting: Vec::new(),
             again: Vec::new(),
             due: Vec::with_capacity(TIMERS_PER_TURN),
+            scratch: Vec::new(),
             running: NIL,
             foreign: VecDeque::new(),
             counters: Counters::default(),

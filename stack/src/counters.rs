@@ -47,6 +47,8 @@ counters! {
     bad_tcp_options,
     /// Segment to a flow with more than one of SYN, FIN and RST.
     bad_tcp_flags,
+    /// FIN behind bytes that the window had no room for; taken when it comes again.
+    early_fin,
     /// SYN to a port that nobody listens on.
     no_listener,
     /// Segment, not a SYN, of no connection.

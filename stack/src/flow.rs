@@ -60,6 +60,8 @@ pub(crate) struct Flow {
     pub edge: bool,
     /// In the list of those that wait for their next hop's address.
     pub waiting: bool,
+    /// The peer scales windows, so ours are scaled too.
+    pub scales: bool,
     /// Served before others.
     pub urgent: bool,
     /// Which of the interfaces (by MTU) it uses.
@@ -112,6 +114,7 @@ impl Flow {
             phase: Phase::Vacant,
             queued: false,
             edge: false,
+            scales: false,
             waiting: false,
             urgent: false,
             interface: 0,

@@ -171,7 +171,7 @@ impl Flows {
         (flow.rx, flow.tx) = (Some(rx), Some(tx));
         (flow.tuple, flow.hash, flow.clock) = (tuple, hash, clock);
         // `queued` and `waiting` stay: they say which lists hold the slot.
-        (flow.edge, flow.unanswered) = (false, false);
+        (flow.edge, flow.unanswered, flow.scales) = (false, false, false);
         (flow.seen_send_queue, flow.seen_recv_queue, flow.seen_fin) = (0, 0, false);
         (flow.next_hop, flow.sent, flow.tag, flow.listener, flow.why) =
             (None, Sent::default(), 0, None, None);

@@ -15,6 +15,7 @@ use crate::service::Service;
 use crate::tuple::{Peek, Tuple};
 
 mod configure;
+mod early_fin;
 mod egress;
 mod foreign;
 mod icmp;

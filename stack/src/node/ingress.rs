@@ -6,7 +6,7 @@ use smoltcp::wire::{
     IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-use super::{Hint, malformed, zero_window};
+use super::{Hint, early_fin, malformed, zero_window};
 use crate::checksum::is_tcp_right;
 use crate::core::Core;
 use crate::emit::{DeviceOut, Envelope, FlowDevice};
@@ -86,9 +86,13 @@ impl Core {
             self.counters.bad_tcp_flags += 1;
             return;
         }
+        if tcp.syn() {
+            flow.scales = early_fin::offers_scaling(tcp);
+        }
         flow.sent.window_closed = tcp.window_len() == 0;
         let sent = flow.sent;
         let room = flow.socket().recv_capacity();
+        let shift = if flow.scales { early_fin::shift(room) } else { 0 };
         if flow.recovery.hear(tcp, sent, room, self.now) == Heard::Loss {
             self.hear_loss(index, tcp, device);
         }
@@ -96,6 +100,12 @@ impl Core {
             let mut scratch = [0; zero_window::HEADERS];
             let admitted = zero_window::admit(packet, tcp, sent, &mut scratch);
             self.feed(index, admitted, false, device)
+        } else if early_fin::concerns(tcp, sent, shift) {
+            self.counters.early_fin += 1;
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let fed = self.feed(index, early_fin::strip(packet, tcp, &mut scratch), false, device);
+            self.scratch = scratch;
+            fed
         } else {
             self.feed(index, packet, tcp.rst(), device)
         };
@@ -188,7 +198,10 @@ impl Core {
         }
         if syn && !ack && !tcp.fin() {
             match self.listeners.find(tuple.local) {
-                Some(listener) => return self.open(listener, packet, tuple, hash, device),
+                Some(listener) => {
+                    let scales = early_fin::offers_scaling(tcp);
+                    return self.open(listener, packet, tuple, hash, scales, device);
+                }
                 None => self.counters.no_listener += 1,
             }
         } else {
@@ -216,6 +229,7 @@ impl Core {
         packet: &IpPacket<'_>,
         tuple: Tuple,
         hash: u64,
+        scales: bool,
         device: &mut D,
     ) {
         let Some(listener) = self.listeners.get(id) else { return };
@@ -247,6 +261,7 @@ impl Core {
         flow.interface = interface;
         flow.urgent = urgent;
         flow.listener = Some(id);
+        flow.scales = scales;
         let listening = flow.socket_mut().listen(tuple.local);
         debug_assert!(listening.is_ok(), "a fresh socket, and a port that is not 0");
         self.half_open.push(&mut self.flows, index);

@@ -377,3 +377,38 @@ fn ten_thousand_flows() {
     assert_eq!(world.script(0).closed.len(), 10_000);
     world.assert_clean();
 }
+
+#[test]
+fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
+    let mut world = world(|config| config.tcp.rx_bytes = 1024);
+    world.passes = Box::new(|_, frame| is_arp(frame));
+    world.script(1).mode = Mode::Deaf;
+    let tcp = TcpOptions { rx_bytes: 1024, ..TcpOptions::default() };
+    world.ask(1, move |net| net.listen(9.into(), ListenOptions { tcp, ..ListenOptions::default() })).unwrap();
+    let source = (address(0), 5);
+    let hand = |control, seq, ack, data: &[u8]| segment(source, 9, control, seq, ack, data);
+    let [(TcpControl::Syn, isn, Some(1))] =
+        answers(&world.inject(1, &hand(TcpControl::Syn, 0, None, &[])))[..]
+    else {
+        panic!()
+    };
+    let ours = Some(isn.wrapping_add(1));
+    world.inject(1, &hand(TcpControl::None, 1, ours, &[]));
+    let id = world.script(1).accepted[0];
+    let bytes: Vec<u8> = (0..1100_u16).map(|n| n.to_le_bytes()[0]).collect();
+    world.inject(1, &hand(TcpControl::Psh, 1, ours, &bytes[..1000]));
+    world.inject(1, &hand(TcpControl::Fin, 1001, ours, &bytes[1000..]));
+    assert_eq!(world.counter(1, "early_fin"), 1);
+    assert_eq!(world.script(1).finished, [], "76 bytes are missing");
+
+    world.script(1).mode = Mode::Keep;
+    let mut read = vec![0; 1024];
+    let read = world.with_conn(1, id, move |conn| {
+        assert_eq!(conn.recv_slice(&mut read), 1024);
+        read
+    });
+    assert_eq!(read, bytes[..1024]);
+    world.inject(1, &hand(TcpControl::Fin, 1001, ours, &bytes[1000..]));
+    assert_eq!(world.script(1).received[&id], bytes[1024..]);
+    assert_eq!(world.script(1).finished, [id]);
+}

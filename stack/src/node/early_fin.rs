@@ -1,0 +1,57 @@
+//! A FIN behind bytes that our window has no room for.
+//!
+//! A peer may send beyond the edge of our window: to an edge that has moved back since (see `zero_window`), or out of
+//! malice. smoltcp keeps what fits and drops the rest, as it should, but takes the segment's FIN as if it stood where it
+//! has cut: the stream would end early, without the bytes in between, and nobody would know. RFC 9293 §3.10.7.4 has a
+//! segment trimmed at the window's edge *with* its FIN. So such a segment is handed on without its FIN, which the peer
+//! sends again with the bytes that it follows.
+
+use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
+
+use crate::flow::Sent;
+
+/// Whether a SYN offers window scaling, which is then in use: our own SYNs always do. RFC 7323 §2.2.
+pub(super) fn offers_scaling(tcp: &TcpPacket<&[u8]>) -> bool {
+    let mut options = tcp.options();
+    while let Ok((rest, option)) = TcpOption::parse(options) {
+        match option {
+            TcpOption::WindowScale(_) => return true,
+            TcpOption::EndOfList => return false,
+            _ => options = rest,
+        }
+    }
+    false
+}
+
+/// Whether the segment's FIN lies beyond the edge of the window last announced in `sent`, `shift` being its scale.
+#[inline]
+pub(super) fn concerns(tcp: &TcpPacket<&[u8]>, sent: Sent, shift: u32) -> bool {
+    tcp.fin() && !tcp.payload().is_empty() && {
+        let window = i64::from(sent.window) << shift;
+        let end = tcp.seq_number() + tcp.payload().len();
+        let from_ack = i64::from(number(end).wrapping_sub(sent.ack).cast_signed());
+        from_ack > window
+    }
+}
+
+/// The shift that smoltcp gives a receive buffer of `capacity` bytes: as much as it takes to announce all of it.
+pub(super) fn shift(capacity: usize) -> u32 {
+    (usize::BITS - capacity.leading_zeros()).saturating_sub(16)
+}
+
+/// A copy of the packet in `scratch`, without the FIN.
+#[cold]
+pub(super) fn strip<'p>(packet: &[u8], tcp: &TcpPacket<&[u8]>, scratch: &'p mut Vec<u8>) -> &'p [u8] {
+    const FLAGS: usize = 13;
+    const FIN: u8 = 1;
+    let header = packet.len() - tcp.as_ref().len();
+    scratch.clear();
+    scratch.extend_from_slice(packet);
+    // The sum has been checked, and is not looked at again.
+    scratch[header + FLAGS] &= !FIN;
+    scratch
+}
+
+fn number(seq: TcpSeqNumber) -> u32 {
+    u32::from_ne_bytes(seq.0.to_ne_bytes())
+}
