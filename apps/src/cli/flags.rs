@@ -9,6 +9,9 @@ use pmd::port::PortSpec;
 
 use super::Failure;
 
+/// Frames taken from a queue per turn by a host that was not told otherwise.
+const HOST_BURST: usize = 16;
+
 /// Which ports.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Ports")]
@@ -30,7 +33,7 @@ pub struct EngineFlags {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Most frames taken from a queue per turn, 1 to 64 [default: 64]
+    /// Most frames taken from a queue per turn, 1 to 64 [default: 64; with a TCP/IP stack 16]
     #[arg(long, value_name = "N", value_parser = number(config::burst))]
     pub burst: Option<usize>,
 
@@ -167,6 +170,19 @@ impl Settings {
             port.spec.parse::<PortSpec>().map_err(|error| Failure::usage(error.to_string()))?;
         }
         Ok(self)
+    }
+
+    /// [`engine`](Self::engine) for hosts with a TCP/IP stack, in smaller bursts if nothing is said: a request costs so
+    /// much more than a frame to forward that the other end would wait for the whole burst to be answered, and this
+    /// one then for it, each idle half the time. With 64 connections over vhost-user, bursts of 16 carried 1.52 million
+    /// requests a second where bursts of 64 carried 1.05.
+    #[must_use]
+    pub fn host_engine(&self) -> (Engine, Vec<Option<usize>>) {
+        let (mut engine, cpus) = self.engine();
+        if self.engine.burst.is_none() {
+            engine.burst(HOST_BURST);
+        }
+        (engine, cpus)
     }
 
     /// An engine of these values, its ports added; and the processors, one entry a loop, `None` for a loop that the

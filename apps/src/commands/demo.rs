@@ -44,7 +44,7 @@ pub(super) fn run(args: &Demo, file: Config) -> Result<ExitCode, Failure> {
     let generator_port = PortTable { txd: settings.engine.txd.or(Some(FORTH)), ..PortTable::new("loop:a") };
     let forwarder_port = PortTable { rxd: settings.engine.rxd.or(Some(FORTH)), ..PortTable::new("loop:b") };
     settings.ports = vec![generator_port, forwarder_port];
-    let (mut engine, mut cpus) = settings.engine();
+    let (mut engine, mut cpus) = if args.tcp { settings.host_engine() } else { settings.engine() };
     // Two loops that never sleep on two processors would leave none for everybody else, and stumble over them.
     if settings.engine.cores.is_none() && available_parallelism().is_ok_and(|cores| cores.get() > 2) {
         cpus.push(None);

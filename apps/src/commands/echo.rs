@@ -14,7 +14,7 @@ pub(super) fn run(args: &Echo, file: Config) -> Result<ExitCode, Failure> {
     let settings = args.shared.settings("echo", file)?;
     let stack = args.stack.settings("echo")?;
     let config = args.args.config(stack.tcp, stack.limits.half_open).map_err(Failure::usage)?;
-    let (mut engine, cpus) = settings.engine();
+    let (mut engine, cpus) = settings.host_engine();
     let lcores = stack_lcores("echo", &mut engine, &settings, &args.stack, &cpus)?;
     engine.stack(&lcores, 0, &stack, |_| echo::Echo::new(config));
     let session = Session { result_ports: vec![0], ..Session::of("echo", RESIDENCE) };

@@ -24,7 +24,7 @@ pub(super) fn run(args: &Http, file: Config) -> Result<ExitCode, Failure> {
             stack.tcp.rx_bytes
         )));
     }
-    let (mut engine, cpus) = settings.engine();
+    let (mut engine, cpus) = settings.host_engine();
     let lcores = stack_lcores("http", &mut engine, &settings, &args.stack, &cpus)?;
     // Its thread ends when it is dropped, after the loops.
     let (_librarian, shelves) = files(args, lcores.len())?;

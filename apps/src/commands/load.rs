@@ -27,7 +27,7 @@ pub(super) fn run(args: &Load, file: Config) -> Result<ExitCode, Failure> {
         )));
     }
     make_room(&mut stack.limits, &config);
-    let (mut engine, mut cpus) = settings.engine();
+    let (mut engine, mut cpus) = settings.host_engine();
     if cpus.len() > config.connections {
         log::warn!(
             "{} cores are given for {} connections; the others are left alone",

@@ -21,7 +21,7 @@ const EVENTS: usize = 4096;
 pub(super) fn run(args: &Ping, file: Config) -> Result<ExitCode, Failure> {
     let settings = args.shared.settings("ping", file)?;
     let stack = args.stack.settings("ping")?;
-    let (mut engine, mut cpus) = settings.engine();
+    let (mut engine, mut cpus) = settings.host_engine();
     if cpus.len() > 1 {
         log::warn!("ping runs on one core, the first of the {} given", cpus.len());
         cpus.truncate(1);

@@ -24,7 +24,7 @@ pub(super) fn run(args: &Resolve, file: Config) -> Result<ExitCode, Failure> {
     if stack.dns.is_empty() && !stack.dhcp {
         return Err(Failure::usage("resolve has no name server; give --dns ADDR, or --dhcp to learn one"));
     }
-    let (mut engine, mut cpus) = settings.engine();
+    let (mut engine, mut cpus) = settings.host_engine();
     cpus.truncate(1);
     let lcores = stack_lcores("resolve", &mut engine, &settings, &args.stack, &cpus)?;
     let names = &args.args.names;
