@@ -159,6 +159,8 @@ impl Random {
 
 /// Ports that are tried at random before the rest is gone through in order.
 const RANDOM_TRIES: usize = 32;
+/// Of these, before one in TIME-WAIT will do: where connections are short, nearly all of them are.
+const TRIES_FOR_FRESH: usize = 4;
 
 impl Core {
     pub fn new(config: StackConfig, now: Time) -> Self {
@@ -323,9 +325,14 @@ impl Core {
             let used = core.flows.find(hash, &tuple).is_some();
             (!used && (time_wait || core.time_wait.find(hash, &tuple, core.now).is_none())).then_some(local)
         };
-        for _ in 0..RANDOM_TRIES {
+        let mut in_time_wait = None;
+        for tries in 1..=RANDOM_TRIES {
             let port = pick(self.random.next());
             if let Some(local) = free(self, port, false) {
+                return Ok(local);
+            }
+            in_time_wait = in_time_wait.or_else(|| free(self, port, true));
+            if let (Some(local), TRIES_FOR_FRESH..) = (in_time_wait, tries) {
                 return Ok(local);
             }
         }
