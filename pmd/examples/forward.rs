@@ -47,6 +47,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         hub: &hub,
         rx_descriptors: DESCRIPTORS,
         tx_descriptors: DESCRIPTORS,
+        queue_pairs: 1,
         data_room_bytes: pool.data_room_bytes as usize,
     };
     let mut ports = [port::open(a, &config)?, port::open(b, &config)?];

@@ -376,6 +376,7 @@ impl Engine {
                     hub: &self.hub,
                     rx_descriptors: plan.rxd,
                     tx_descriptors: plan.txd,
+                    queue_pairs: plan.terms.cores,
                     data_room_bytes: self.data_room_bytes as usize,
                 },
             )

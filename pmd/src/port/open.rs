@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::spec::{Kind, PortSpec, SpecError};
+use super::spec::{Kind, Options, PortSpec, SpecError};
 use super::{Port, PortInfo};
 use crate::mem::Region;
 use crate::ports::netem::NetemPort;
 use crate::ports::tap::{TapError, TapPort};
 use crate::vfio::{Host, VfioError};
 use crate::virtio::InitError;
-use crate::virtio::net::{Identity, NetPort};
+use crate::virtio::net::{self, Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::{EndTaken, Hub};
@@ -31,6 +31,8 @@ pub struct OpenConfig<'a> {
     pub rx_descriptors: u16,
     /// Descriptors of each transmit queue; made a power of two the device allows.
     pub tx_descriptors: u16,
+    /// How many queue pairs are wished for: as many as cores poll the port. It may have fewer.
+    pub queue_pairs: u16,
     /// Bytes behind the headroom of the mbufs that will be posted.
     pub data_room_bytes: usize,
 }
@@ -74,15 +76,32 @@ pub enum OpenError {
 
 impl PortSpec {
     fn identity(&self, driver: &'static str, config: &OpenConfig<'_>) -> Identity {
-        // What one buffer must hold: header, Ethernet header with one VLAN tag, the customary MTU.
+        let Options { mac, with, mut without, .. } = self.options;
+        // What one buffer must hold: header, Ethernet header with one VLAN tag, the customary MTU. Where it does, one
+        // buffer a frame is faster.
         let roomy = config.data_room_bytes >= 12 + 18 + 1500;
-        let mergeable = self.options.mrg_rxbuf.unwrap_or(!roomy);
-        Identity {
-            name: self.text.clone(),
-            driver,
-            mac: self.options.mac.unwrap_or_else(random_mac),
-            without: if mergeable { 0 } else { feature::MRG_RXBUF },
+        if roomy && with & feature::MRG_RXBUF == 0 {
+            without |= feature::MRG_RXBUF;
         }
+        Identity { name: self.text.clone(), driver, mac: mac.unwrap_or_else(random_mac), with, without }
+    }
+
+    /// What we offer as a device.
+    ///
+    /// # Errors
+    /// [`SpecError`] for features that we cannot serve.
+    fn offered(&self) -> Result<u64, SpecError> {
+        let Options { with, without, .. } = self.options;
+        if let unable @ 1.. = with & !server::SUPPORTED {
+            return Err(self.unable(unable));
+        }
+        Ok(server::FEATURES & !without | with)
+    }
+
+    /// Features asked for that no side of ours knows.
+    fn unable(&self, features: u64) -> SpecError {
+        let problem = format!("{} cannot be had here; leave the option out", feature::names(features));
+        SpecError { text: self.text.clone(), problem }
     }
 
     fn served_info(&self, driver: &'static str, features: u64, config: &OpenConfig<'_>) -> PortInfo {
@@ -103,6 +122,13 @@ impl PortSpec {
     /// [`OpenError`].
     pub fn open(&self, config: &OpenConfig<'_>) -> Result<Box<dyn Port>, OpenError> {
         let failed = |source| OpenError::Init { port: self.text.clone(), source };
+        let drives =
+            matches!(self.kind, Kind::Loop { driver: true, .. } | Kind::Vfio(_) | Kind::VhostUser { .. });
+        if let unable @ 1.. = self.options.with & !net::SUPPORTED
+            && drives
+        {
+            return Err(self.unable(unable).into());
+        }
         match &self.kind {
             Kind::Loop { link, driver: true } => {
                 let transport = Arc::new(config.hub.drive(link, config.region)?);
@@ -127,14 +153,10 @@ impl PortSpec {
                 Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
             }
             Kind::VhostUserServer { path } => {
-                let device = ServerConfig {
-                    path: path.clone(),
-                    features: server::FEATURES,
-                    queues: 2,
-                    config: Vec::new(),
-                };
+                let features = self.offered()?;
+                let device = ServerConfig { path: path.clone(), features, queues: 2, config: Vec::new() };
                 let (control, followers) = VhostUserServer::start(device)?;
-                let info = self.served_info("virtio-net device (vhost-user)", server::FEATURES, config);
+                let info = self.served_info("virtio-net device (vhost-user)", features, config);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
             Kind::Tap(tap) => Ok(Box::new(TapPort::open(self.text.clone(), tap, self.options.mac, config)?)),
@@ -175,6 +197,7 @@ mod tests {
             hub: &hub,
             rx_descriptors: 64,
             tx_descriptors: 64,
+            queue_pairs: 1,
             data_room_bytes: 2048,
         };
         for (first, second) in [("loop:a", "loop:b"), ("loop:b", "loop:a")] {

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::ports::netem::Impairments;
 use crate::ports::tap::TapSpec;
 use crate::vfio::{PciAddress, VfioError};
+use crate::virtio::spec::feature;
 
 /// A port string: what kind of port, and where.
 ///
@@ -39,17 +40,23 @@ pub(super) enum Kind {
 pub(super) struct Options {
     /// `mac=02:00:00:00:00:01`: our address, where the device states none.
     pub mac: Option<[u8; 6]>,
-    /// `mrg_rxbuf=on|off`: whether a received frame may span several buffers. Without the option only where one
-    /// buffer might not hold a frame of the port's MTU, since one buffer a frame is faster.
-    pub mrg_rxbuf: Option<bool>,
+    /// `queues=2`: how many queue pairs to ask for, or to offer; without it as many as cores share the port.
+    pub queues: Option<u16>,
+    /// `FEATURE=on` of a virtio port: a driver insists on them, a device offers them also where it would not otherwise.
+    pub with: u64,
+    /// `FEATURE=off`: not accepted, not offered.
+    pub without: u64,
 }
+
+/// The most queue pairs that can be asked for.
+const MAX_QUEUE_PAIRS: u16 = 256;
 
 /// A port string that is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("port {text:?}: {problem}")]
 pub struct SpecError {
-    text: String,
-    problem: String,
+    pub(super) text: String,
+    pub(super) problem: String,
 }
 
 const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH, \
@@ -118,14 +125,34 @@ impl Options {
                     "option {option:?} is none of mac=ADDRESS, queues=N, persist=on, persist=off"
                 ));
             }
-            (Some(("mrg_rxbuf", "on")), _) => self.mrg_rxbuf = Some(true),
-            (Some(("mrg_rxbuf", "off")), _) => self.mrg_rxbuf = Some(false),
-            _ => {
-                return Err(format!("option {option:?} is none of mac=ADDRESS, mrg_rxbuf=on, mrg_rxbuf=off"));
+            (Some(("queues", queues)), _) => {
+                let queues = queues.parse().ok().filter(|queues| (1..=MAX_QUEUE_PAIRS).contains(queues));
+                self.queues = Some(
+                    queues.ok_or_else(|| format!("option {option:?}; 1 to {MAX_QUEUE_PAIRS} queue pairs"))?,
+                );
             }
+            (Some((name, value)), _) => self.set_feature(name, value)?,
+            _ => return Err(no_option(option)),
         }
         Ok(())
     }
+
+    fn set_feature(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let Some(bit) = feature::by_option(name) else { return Err(no_option(&format!("{name}={value}"))) };
+        (self.with, self.without) = match value {
+            "on" | "1" => (self.with | bit, self.without & !bit),
+            "off" | "0" => (self.with & !bit, self.without | bit),
+            _ => return Err(format!("feature {name}={value} is neither on nor off")),
+        };
+        Ok(())
+    }
+}
+
+fn no_option(option: &str) -> String {
+    format!(
+        "option {option:?} is none of mac=ADDRESS, queues=N, FEATURE=on, FEATURE=off; a feature is a virtio feature bit \
+         in lower case, such as ring_packed, in_order, event_idx, mrg_rxbuf, csum, host_tso4, guest_tso4, mq, rss"
+    )
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
@@ -170,10 +197,12 @@ mod tests {
         assert!(problem("loop:c").contains("`a` or `b`"));
         assert!(problem("vfio:eth0").contains("\"eth0\" is no PCI address; write it as lspci -D does"));
         assert!(problem("vhost-user:,mac=02:00:00:00:00:01").contains("as in vhost-user:/run/x.sock"));
-        assert!(problem("loop:a,mtu=9").contains("option \"mtu=9\" is none of mac="));
+        assert!(problem("loop:a,size=9").contains("option \"size=9\" is none of mac="));
         assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
         assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));
-        assert!(problem("loop:a,queues=2").contains("option \"queues=2\" is none of mac="));
+        assert!(problem("loop:a,queues=0").contains("1 to 256 queue pairs"));
+        assert!(problem("loop:a,packed_vq=maybe").contains("packed_vq=maybe is neither on nor off"));
+        assert!(problem("loop:a,version_1=off").contains("option \"version_1=off\" is none of"));
         assert!(problem("tap:").contains("as in tap:bw0"));
         assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on"));
         assert!(problem("netem:loss=1%").contains("no port; it follows a slash"));
@@ -193,7 +222,13 @@ mod tests {
     fn options_are_read() {
         let spec: PortSpec = "loop:x.b,mac=02:00:00:00:00:0a,mrg_rxbuf=on".parse().unwrap();
         assert_eq!(spec.kind, Kind::Loop { link: "x".into(), driver: false });
-        assert_eq!(spec.options, Options { mac: Some([2, 0, 0, 0, 0, 10]), mrg_rxbuf: Some(true) });
+        let mac = Some([2, 0, 0, 0, 0, 10]);
+        assert_eq!(spec.options, Options { mac, queues: None, with: feature::MRG_RXBUF, without: 0 });
+        let spec: PortSpec =
+            "vhost-user:/run/x,queues=2,packed_vq=1,in_order=on,csum=off,packed_vq=0".parse().unwrap();
+        let Options { queues, with, without, .. } = spec.options;
+        assert_eq!(queues, Some(2));
+        assert_eq!((with, without), (feature::IN_ORDER, feature::CSUM | feature::RING_PACKED));
         let spec: PortSpec = "tap:bw0,queues=2,persist=on,mac=02:00:00:00:00:0a".parse().unwrap();
         let Kind::Tap(TapSpec { name, queues: 2, persist: true }) = &spec.kind else { panic!("{spec:?}") };
         assert_eq!((name.as_str(), spec.options.mac), ("bw0", Some([2, 0, 0, 0, 0, 10])));

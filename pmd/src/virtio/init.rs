@@ -71,17 +71,21 @@ fn step<T>(step: &'static str, result: Result<T, TransportError>) -> Result<T, I
 }
 
 impl Device {
-    /// Steps 1 to 6: reset, acknowledge, negotiate. `wanted` features are taken where offered, `VERSION_1` and what
-    /// the transport needs must be there.
-    pub(crate) fn negotiate(transport: Arc<dyn Transport>, wanted: u64) -> Result<Self, InitError> {
+    /// Steps 1 to 6: reset, acknowledge, negotiate. `wanted` features are taken where offered; `VERSION_1`, what the
+    /// transport needs and what the user insists on must be there.
+    pub(crate) fn negotiate(
+        transport: Arc<dyn Transport>,
+        wanted: u64,
+        insisted: u64,
+    ) -> Result<Self, InitError> {
         step("reset", transport.reset())?;
         step("ACKNOWLEDGE", transport.set_status(status::ACKNOWLEDGE))?;
         step("DRIVER", transport.set_status(status::DRIVER))?;
         let offered = step("reading the features", transport.device_features())?;
-        let required = feature::VERSION_1 | transport.required_features();
+        let required = feature::VERSION_1 | transport.required_features() | insisted;
         if let missing @ 1.. = required & !offered {
             let _ = transport.set_status(status::FAILED);
-            let hint = missing_hint(missing);
+            let hint = missing_hint(missing, insisted);
             return Err(InitError::MissingFeature { missing, offered, hint });
         }
         let accepted = required | (wanted & offered);
@@ -154,9 +158,11 @@ impl Drop for Device {
     }
 }
 
-fn missing_hint(missing: u64) -> &'static str {
+fn missing_hint(missing: u64, insisted: u64) -> &'static str {
     if missing & feature::VERSION_1 != 0 {
         "it is a legacy device: with QEMU use disable-legacy=on, or a newer backend"
+    } else if missing & insisted != 0 {
+        "leave the option of the port string out, or let the device offer it"
     } else {
         "without it the device reaches memory past the IOMMU: with QEMU use iommu_platform=on"
     }

@@ -18,53 +18,121 @@ pub mod status {
 
 /// Feature bits, as masks. virtio 1.2 §5.1.3 (network device), §6 (reserved bits).
 pub mod feature {
-    /// The device takes packets with a partial checksum.
-    pub const CSUM: u64 = 1 << 0;
-    /// The driver takes packets with a partial checksum.
-    pub const GUEST_CSUM: u64 = 1 << 1;
-    /// The device states its maximum MTU.
-    pub const MTU: u64 = 1 << 3;
-    /// The device states its MAC address.
-    pub const MAC: u64 = 1 << 5;
-    /// A received packet may span several buffers.
-    pub const MRG_RXBUF: u64 = 1 << 15;
-    /// The device states its link status.
-    pub const STATUS: u64 = 1 << 16;
-    /// There is a control virtqueue.
-    pub const CTRL_VQ: u64 = 1 << 17;
-    /// Several queue pairs.
-    pub const MQ: u64 = 1 << 22;
-    /// vhost-user's own bit: protocol features can be negotiated (never shown to the driver).
-    pub const VHOST_USER_PROTOCOL: u64 = 1 << 30;
-    /// Compliance with virtio 1.0 or later.
-    pub const VERSION_1: u64 = 1 << 32;
-    /// The device uses addresses that the platform (an IOMMU) translates.
-    pub const ACCESS_PLATFORM: u64 = 1 << 33;
-    /// The packed virtqueue layout.
-    pub const RING_PACKED: u64 = 1 << 34;
-    /// Buffers are used in the order in which they were made available.
-    pub const IN_ORDER: u64 = 1 << 35;
-    /// Memory accesses are ordered as the platform orders those of hardware.
-    pub const ORDER_PLATFORM: u64 = 1 << 36;
+    macro_rules! features {
+        ($($(#[$doc:meta])* $name:ident = $bit:literal),+ $(,)?) => {
+            $($(#[$doc])* pub const $name: u64 = 1 << $bit;)+
+            const NAMES: &[(u64, &str)] = &[$(($name, stringify!($name))),+];
+        };
+    }
 
-    const NAMES: [(u64, &str); 14] = [
-        (CSUM, "CSUM"),
-        (GUEST_CSUM, "GUEST_CSUM"),
-        (MTU, "MTU"),
-        (MAC, "MAC"),
-        (MRG_RXBUF, "MRG_RXBUF"),
-        (STATUS, "STATUS"),
-        (CTRL_VQ, "CTRL_VQ"),
-        (MQ, "MQ"),
-        (VHOST_USER_PROTOCOL, "VHOST_USER_PROTOCOL"),
-        (VERSION_1, "VERSION_1"),
-        (ACCESS_PLATFORM, "ACCESS_PLATFORM"),
-        (RING_PACKED, "RING_PACKED"),
-        (IN_ORDER, "IN_ORDER"),
-        (ORDER_PLATFORM, "ORDER_PLATFORM"),
-    ];
+    features! {
+        /// The device takes packets with a partial checksum.
+        CSUM = 0,
+        /// The driver takes packets with a partial checksum.
+        GUEST_CSUM = 1,
+        /// The driver may switch its receive offloads while it runs.
+        CTRL_GUEST_OFFLOADS = 2,
+        /// The device states its maximum MTU.
+        MTU = 3,
+        /// The device states its MAC address.
+        MAC = 5,
+        /// The driver takes TCP segments over IPv4 that were joined.
+        GUEST_TSO4 = 7,
+        /// The same over IPv6.
+        GUEST_TSO6 = 8,
+        /// The same with explicit congestion notification.
+        GUEST_ECN = 9,
+        /// The driver takes UDP datagrams larger than the MTU.
+        GUEST_UFO = 10,
+        /// The device segments TCP over IPv4.
+        HOST_TSO4 = 11,
+        /// The same over IPv6.
+        HOST_TSO6 = 12,
+        /// The same with explicit congestion notification.
+        HOST_ECN = 13,
+        /// The device fragments UDP datagrams.
+        HOST_UFO = 14,
+        /// A received packet may span several buffers.
+        MRG_RXBUF = 15,
+        /// The device states its link status.
+        STATUS = 16,
+        /// There is a control virtqueue.
+        CTRL_VQ = 17,
+        /// It sets which packets are received: promiscuous, all multicast, MAC table.
+        CTRL_RX = 18,
+        /// It filters by VLAN.
+        CTRL_VLAN = 19,
+        /// It sets more of what is received: all unicast, no broadcast and the like.
+        CTRL_RX_EXTRA = 20,
+        /// The device asks the driver to announce itself.
+        GUEST_ANNOUNCE = 21,
+        /// Several queue pairs.
+        MQ = 22,
+        /// The control queue sets the MAC address.
+        CTRL_MAC_ADDR = 23,
+        /// A descriptor may refer to a table of descriptors.
+        INDIRECT_DESC = 28,
+        /// Each side says at which index it wants the next notification.
+        EVENT_IDX = 29,
+        /// vhost-user's own bit: protocol features can be negotiated (never shown to the driver).
+        VHOST_USER_PROTOCOL = 30,
+        /// Compliance with virtio 1.0 or later.
+        VERSION_1 = 32,
+        /// The device uses addresses that the platform (an IOMMU) translates.
+        ACCESS_PLATFORM = 33,
+        /// The packed virtqueue layout.
+        RING_PACKED = 34,
+        /// Buffers are used in the order in which they were made available.
+        IN_ORDER = 35,
+        /// Memory accesses are ordered as the platform orders those of hardware.
+        ORDER_PLATFORM = 36,
+        /// Virtual functions.
+        SR_IOV = 37,
+        /// A notification says how far the driver has come.
+        NOTIFICATION_DATA = 38,
+        /// A notification carries what the device has stated for it.
+        NOTIF_CONFIG_DATA = 39,
+        /// A single virtqueue can be reset.
+        RING_RESET = 40,
+        /// The control queue moderates notifications.
+        NOTF_COAL = 53,
+        /// The driver takes UDP datagrams over IPv4 that were joined.
+        GUEST_USO4 = 54,
+        /// The same over IPv6.
+        GUEST_USO6 = 55,
+        /// The device segments UDP.
+        HOST_USO = 56,
+        /// Each received packet comes with its hash.
+        HASH_REPORT = 57,
+        /// The driver's `hdr_len` is exact.
+        GUEST_HDRLEN = 59,
+        /// Receive-side scaling: the device deals packets to queues by their hash.
+        RSS = 60,
+        /// Coalesced segments are counted in the header.
+        RSC_EXT = 61,
+        /// The device stands by for another with the same MAC address.
+        STANDBY = 62,
+        /// The device states its speed and duplex mode.
+        SPEED_DUPLEX = 63,
+    }
 
-    /// The names of the set bits, `VERSION_1|MAC`; those without a name here as `bit 56`.
+    /// Bits that are not a matter of choice: without the first nothing works, the others belong to the transport.
+    const FIXED: u64 = VERSION_1 | ACCESS_PLATFORM | VHOST_USER_PROTOCOL;
+
+    /// The bit that an option of a port string names: its name in lower case, or what DPDK and QEMU call it where that
+    /// is something else. `None` if there is none, or none to choose.
+    #[must_use]
+    pub fn by_option(name: &str) -> Option<u64> {
+        let name = match name {
+            "packed_vq" | "packed" => "ring_packed",
+            "hash" => "hash_report",
+            name => name,
+        };
+        let found = NAMES.iter().find(|(_, named)| named.to_ascii_lowercase() == name);
+        found.map(|(bit, _)| *bit).filter(|bit| bit & FIXED == 0)
+    }
+
+    /// The names of the set bits, `VERSION_1|MAC`; those without a name here as `bit 50`.
     #[must_use]
     pub fn names(features: u64) -> String {
         let name = |bit: u32| {
@@ -218,7 +286,7 @@ mod tests {
 
     #[test]
     fn features_are_shown_by_name_or_bit() {
-        assert_eq!(feature::names(feature::VERSION_1 | feature::MAC | 1 << 56), "MAC|VERSION_1|bit 56");
+        assert_eq!(feature::names(feature::VERSION_1 | feature::MAC | 1 << 50), "MAC|VERSION_1|bit 50");
         assert_eq!(feature::names(0), "none");
     }
 }

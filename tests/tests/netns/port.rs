@@ -41,6 +41,7 @@ fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Po
             hub: &Hub::default(),
             rx_descriptors: 256,
             tx_descriptors: 256,
+            queue_pairs: 1,
             data_room_bytes: 2048,
         };
         open(spec, &config)

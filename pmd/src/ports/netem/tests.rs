@@ -30,6 +30,7 @@ fn through(options: &str, count: u32) -> Outcome {
         hub: &hub,
         rx_descriptors: 256,
         tx_descriptors: 256,
+        queue_pairs: 1,
         data_room_bytes: 2048,
     };
     let mut near = open(&format!("netem:{options}/loop:b"), &config).unwrap();

@@ -82,9 +82,11 @@ impl Victim {
             hub: &hub,
             rx_descriptors: SIZE,
             tx_descriptors: SIZE,
+            queue_pairs: 1,
             data_room_bytes,
         };
-        let identity = Identity { name: "test".into(), driver: "test", mac: [2, 0, 0, 0, 0, 1], without: 0 };
+        let identity =
+            Identity { name: "test".into(), driver: "test", mac: [2, 0, 0, 0, 0, 1], with: 0, without: 0 };
         let mut port = NetPort::open(identity, Arc::clone(&device) as _, &config).unwrap();
         assert_ne!(device.status().unwrap() & status::DRIVER_OK, 0);
         let layouts = device.layouts.lock().unwrap();
@@ -281,9 +283,10 @@ fn device_without_version_1_is_refused_by_name() {
         hub: &hub,
         rx_descriptors: 8,
         tx_descriptors: 8,
+        queue_pairs: 1,
         data_room_bytes: 2048,
     };
-    let identity = Identity { name: "test".into(), driver: "test", mac: [2; 6], without: 0 };
+    let identity = Identity { name: "test".into(), driver: "test", mac: [2; 6], with: 0, without: 0 };
     let legacy = Arc::new(TestDevice { offered: feature::MAC, ..TestDevice::default() });
     let error = NetPort::open(identity, legacy, &config).err().unwrap().to_string();
     assert!(

@@ -21,9 +21,12 @@ use crate::port::{Burst, Link, OpenConfig, Port, PortInfo, QueueCounters, QueueF
 use rx::Receiver;
 use tx::Transmitter;
 
-/// What we use where the device offers it.
-const WANTED: u64 =
+/// What we know to use.
+pub(crate) const SUPPORTED: u64 =
     feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | feature::ORDER_PLATFORM;
+
+/// What we use where the device offers it, unless the user says otherwise.
+const WANTED: u64 = SUPPORTED;
 
 /// Ethernet's customary MTU, where the device states none.
 const DEFAULT_MTU: u16 = 1500;
@@ -44,6 +47,8 @@ pub(crate) struct Identity {
     pub driver: &'static str,
     /// The MAC address where the device states none.
     pub mac: [u8; 6],
+    /// Feature bits that the user insists on, of [`SUPPORTED`].
+    pub with: u64,
     /// Feature bits that are not to be accepted although we could.
     pub without: u64,
 }
@@ -61,7 +66,7 @@ impl NetPort {
         transport: Arc<dyn Transport>,
         config: &OpenConfig<'_>,
     ) -> Result<Self, InitError> {
-        let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without)?);
+        let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without, identity.with)?);
         let wanted_sizes = [config.rx_descriptors, config.tx_descriptors];
         let queues = Queues { region: config.region, wanted_sizes: &wanted_sizes };
         let mut queues = device.start(&queues)?.into_iter();

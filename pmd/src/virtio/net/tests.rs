@@ -21,6 +21,7 @@ fn linked(options: &str, descriptors: u16, pool: PoolConfig) -> Linked {
         hub: &hub,
         rx_descriptors: descriptors,
         tx_descriptors: descriptors,
+        queue_pairs: 1,
         data_room_bytes: pool.data_room_bytes as usize,
     };
     let mut driver = open(&format!("loop:a{options}"), &config).unwrap();

@@ -24,8 +24,12 @@ use crate::port::{Burst, Link, Port, PortInfo, QueueCounters, QueueFault, QueueP
 use rx::Intake;
 use tx::Outlet;
 
-/// The device features that the data path here can serve; a control plane may offer fewer, or its own beside.
-pub(crate) const FEATURES: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+/// The device features that the data path here can serve, and no choice of the user's goes beyond; a control plane may
+/// offer its own beside.
+pub(crate) const SUPPORTED: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+
+/// Those that are offered unless the user says otherwise.
+pub(crate) const FEATURES: u64 = SUPPORTED;
 
 /// The longest frame taken from a driver in one piece or many: 64 KiB of payload and its headers.
 pub(crate) const MAX_FRAME_BYTES: usize = 65_536 + 64;
