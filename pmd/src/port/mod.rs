@@ -2,8 +2,11 @@
 
 mod counters;
 mod fault;
+mod idle;
 mod open;
 mod spec;
+
+use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 
@@ -13,6 +16,7 @@ use crate::virtio::transport::TransportError;
 pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
 pub use fault::QueueFault;
+pub use idle::Arm;
 pub use open::{OpenConfig, OpenError, open, region_bytes};
 pub use spec::{PortSpec, SpecError};
 
@@ -81,6 +85,26 @@ pub trait QueuePair: Send {
 
     /// Why the queue pair stopped moving frames, if it did.
     fn fault(&self) -> Option<QueueFault>;
+
+    /// The core would like to sleep: asks the other side to tell of the next frame, and looks once more. What comes
+    /// after [`Arm::Armed`] makes one of [`wait_fds`](Self::wait_fds) readable, or rings the core's bell where it comes
+    /// from another core. To be followed by [`disarm`](Self::disarm), whatever the answer. At most a few system calls.
+    fn arm(&mut self) -> Arm {
+        Arm::CannotWait
+    }
+
+    /// The core polls again: asks for no more notifications and drains the file descriptors that told of some. As often
+    /// as [`arm`](Self::arm), after the sleep.
+    fn disarm(&mut self) {}
+
+    /// Shows the file descriptors to sleep on (for reading) after [`arm`](Self::arm), until [`disarm`](Self::disarm):
+    /// none where only the core's bell tells. Others after the next `arm`, as a driver may have come or left.
+    fn wait_fds(&self, _visit: &mut dyn FnMut(BorrowedFd<'_>)) {}
+
+    /// Whether it moved frames since the last call that the loop has not seen: handed to another core, or sent for one.
+    fn take_handed_on(&mut self) -> bool {
+        false
+    }
 }
 
 /// What a port is.
