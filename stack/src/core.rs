@@ -315,30 +315,32 @@ impl Core {
         let span = u64::from(last - first) + 1;
         let share = self.config.share;
         let pick = |offset: u64| first + u16::try_from(offset % span).unwrap_or(0);
-        let free = |core: &Core, port: u16, time_wait: bool| {
+        // The address with that port, if it is free, and whether it is in TIME-WAIT.
+        let free = |core: &Core, port: u16| {
             let local = IpEndpoint::new(addr, port);
             let tuple = Tuple { local, remote: to };
             if tcp_core(&tuple, share.count) != share.index || core.listeners.has_port(port) {
                 return None;
             }
             let hash = core.flows.hash(&tuple);
-            let used = core.flows.find(hash, &tuple).is_some();
-            (!used && (time_wait || core.time_wait.find(hash, &tuple, core.now).is_none())).then_some(local)
+            let waits = || core.time_wait.find(hash, &tuple, core.now).is_some();
+            core.flows.find(hash, &tuple).is_none().then(|| (local, waits()))
         };
         let mut in_time_wait = None;
         for tries in 1..=RANDOM_TRIES {
             let port = pick(self.random.next());
-            if let Some(local) = free(self, port, false) {
-                return Ok(local);
+            match free(self, port) {
+                Some((local, false)) => return Ok(local),
+                Some((local, true)) => in_time_wait = in_time_wait.or(Some(local)),
+                None => {}
             }
-            in_time_wait = in_time_wait.or_else(|| free(self, port, true));
             if let (Some(local), TRIES_FOR_FRESH..) = (in_time_wait, tries) {
                 return Ok(local);
             }
         }
         let start = self.random.next() % span;
         let mut ports = (0..span).map(|step| pick(start + step));
-        ports.find_map(|port| free(self, port, true)).ok_or(ConnectError::NoPort(to))
+        ports.find_map(|port| Some(free(self, port)?.0)).ok_or(ConnectError::NoPort(to))
     }
 
     /// Ends a flow without a word to the peer or the service.

@@ -55,6 +55,7 @@ mod reassembly;
 mod recovery;
 mod resolve;
 mod routes;
+mod segment;
 mod service;
 mod slaac;
 pub mod steer;

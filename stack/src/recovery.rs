@@ -16,10 +16,11 @@
 
 use std::time::Duration;
 
-use smoltcp::wire::{TcpPacket, TcpSeqNumber};
+use smoltcp::wire::TcpPacket;
 
 use crate::clock::{Time, ns};
 use crate::flow::Sent;
+use crate::segment::number;
 
 /// Duplicates that mean loss, not reordering. RFC 5681 §3.2.
 const DUPLICATES: u8 = 3;
@@ -205,10 +206,6 @@ impl Recovery {
 /// Where the first block of data begins that the peer reports to have. RFC 2018 §3.
 fn first_sacked(tcp: &TcpPacket<&[u8]>) -> Option<u32> {
     tcp.options_summary().ok()?.sack_ranges[0].map(|(left, _)| left)
-}
-
-fn number(seq: TcpSeqNumber) -> u32 {
-    u32::from_ne_bytes(seq.0.to_ne_bytes())
 }
 
 /// Whether `a` comes after `b`, in sequence numbers.

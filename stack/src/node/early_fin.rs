@@ -6,9 +6,10 @@
 //! segment trimmed at the window's edge *with* its FIN. So such a segment is handed on without its FIN, which the peer
 //! sends again with the bytes that it follows.
 
-use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{TcpOption, TcpPacket};
 
-use crate::flow::Sent;
+use crate::flow::Flow;
+use crate::segment::number;
 
 /// Whether a SYN offers window scaling, which is then in use: our own SYNs always do. RFC 7323 §2.2.
 pub(super) fn offers_scaling(tcp: &TcpPacket<&[u8]>) -> bool {
@@ -23,10 +24,12 @@ pub(super) fn offers_scaling(tcp: &TcpPacket<&[u8]>) -> bool {
     false
 }
 
-/// Whether the segment's FIN lies beyond the edge of the window last announced in `sent`, `shift` being its scale.
+/// Whether the segment's FIN lies beyond the edge of the window that the flow announced last.
 #[inline]
-pub(super) fn concerns(tcp: &TcpPacket<&[u8]>, sent: Sent, shift: u32) -> bool {
+pub(super) fn concerns(tcp: &TcpPacket<&[u8]>, flow: &Flow) -> bool {
     tcp.fin() && !tcp.payload().is_empty() && {
+        let sent = flow.sent;
+        let shift = if flow.scales { shift(flow.socket().recv_capacity()) } else { 0 };
         let window = i64::from(sent.window) << shift;
         let end = tcp.seq_number() + tcp.payload().len();
         let from_ack = i64::from(number(end).wrapping_sub(sent.ack).cast_signed());
@@ -35,7 +38,7 @@ pub(super) fn concerns(tcp: &TcpPacket<&[u8]>, sent: Sent, shift: u32) -> bool {
 }
 
 /// The shift that smoltcp gives a receive buffer of `capacity` bytes: as much as it takes to announce all of it.
-pub(super) fn shift(capacity: usize) -> u32 {
+fn shift(capacity: usize) -> u32 {
     (usize::BITS - capacity.leading_zeros()).saturating_sub(16)
 }
 
@@ -50,8 +53,4 @@ pub(super) fn strip<'p>(packet: &[u8], tcp: &TcpPacket<&[u8]>, scratch: &'p mut 
     // The sum has been checked, and is not looked at again.
     scratch[header + FLAGS] &= !FIN;
     scratch
-}
-
-fn number(seq: TcpSeqNumber) -> u32 {
-    u32::from_ne_bytes(seq.0.to_ne_bytes())
 }

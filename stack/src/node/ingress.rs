@@ -2,9 +2,7 @@
 
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::{
-    IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-};
+use smoltcp::wire::{IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket};
 
 use super::{Hint, early_fin, malformed, zero_window};
 use crate::checksum::is_tcp_right;
@@ -15,6 +13,7 @@ use crate::flow::{Flow, Phase, Sent};
 use crate::id::ListenerId;
 use crate::link::IpPacket;
 use crate::recovery::Heard;
+use crate::segment::{self, number};
 use crate::time_wait::Verdict;
 use crate::tuple::Tuple;
 
@@ -92,7 +91,6 @@ impl Core {
         flow.sent.window_closed = tcp.window_len() == 0;
         let sent = flow.sent;
         let room = flow.socket().recv_capacity();
-        let shift = if flow.scales { early_fin::shift(room) } else { 0 };
         if flow.recovery.hear(tcp, sent, room, self.now) == Heard::Loss {
             self.hear_loss(index, tcp, device);
         }
@@ -100,7 +98,7 @@ impl Core {
             let mut scratch = [0; zero_window::HEADERS];
             let admitted = zero_window::admit(packet, tcp, sent, &mut scratch);
             self.feed(index, admitted, false, device)
-        } else if early_fin::concerns(tcp, sent, shift) {
+        } else if early_fin::concerns(tcp, self.flows.peek(index)) {
             self.counters.early_fin += 1;
             let mut scratch = std::mem::take(&mut self.scratch);
             let fed = self.feed(index, early_fin::strip(packet, tcp, &mut scratch), false, device);
@@ -113,7 +111,6 @@ impl Core {
             // Nothing is unacknowledged in either direction once this segment is, so it says where both
             // streams end. What was last sent does not: smoltcp may delay the acknowledgement of the FIN.
             let (seq, ack) = (tcp.seq_number() + tcp.segment_len(), tcp.ack_number());
-            let number = |n: TcpSeqNumber| u32::from_ne_bytes(n.0.to_ne_bytes());
             self.flows.at(index).sent = Sent {
                 any: true,
                 seq_end: number(ack),
@@ -170,7 +167,7 @@ impl Core {
         device: &mut D,
     ) {
         let (syn, ack, rst) = (tcp.syn(), tcp.ack(), tcp.rst());
-        let seq = u32::from_ne_bytes(tcp.seq_number().0.to_ne_bytes());
+        let seq = number(tcp.seq_number());
         let len = u32::try_from(tcp.segment_len()).unwrap_or(u32::MAX);
         if let Some(old) = self.time_wait.find(hash, &tuple, self.now) {
             match old.judge(syn, ack, rst, seq, len) {
@@ -215,8 +212,7 @@ impl Core {
         // RFC 9293 §3.10.7.1: at the place the peer acknowledges, or at 0 with an acknowledgement of all it sent.
         match ack {
             true => {
-                let seq = u32::from_ne_bytes(tcp.ack_number().0.to_ne_bytes());
-                self.answer(&tuple, TcpControl::Rst, seq, None, device);
+                self.answer(&tuple, TcpControl::Rst, number(tcp.ack_number()), None, device);
             }
             false => self.answer(&tuple, TcpControl::Rst, 0, Some(seq.wrapping_add(len)), device),
         }
@@ -285,21 +281,7 @@ impl Core {
         ack: Option<u32>,
         device: &mut D,
     ) {
-        let number = |n: u32| TcpSeqNumber(i32::from_ne_bytes(n.to_ne_bytes()));
-        let repr = TcpRepr {
-            src_port: tuple.local.port,
-            dst_port: tuple.remote.port,
-            control,
-            seq_number: number(seq),
-            ack_number: ack.map(number),
-            window_len: 0,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
-        };
+        let repr = segment::bare((tuple.local.port, tuple.remote.port), control, seq, ack, 0);
         let (src, dst): (IpAddress, IpAddress) = (tuple.local.addr, tuple.remote.addr);
         let ip = IpRepr::new(src, dst, IpProtocol::Tcp, repr.buffer_len(), 64);
         let checksum = self.interfaces.checksum().clone();

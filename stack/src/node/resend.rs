@@ -6,19 +6,20 @@
 
 use smoltcp::phy::{ChecksumCapabilities, Device};
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket};
 
 use super::zero_window;
 use crate::core::Core;
 use crate::flow::Flow;
+use crate::segment::{self, number};
 
 impl Core {
     /// A segment of the peer's, not yet given to smoltcp, shows a loss.
     #[cold]
     pub(super) fn hear_loss<D: Device>(&mut self, index: u32, tcp: &TcpPacket<&[u8]>, device: &mut D) {
         let sent = self.flows.peek(index).sent;
-        let seq = if zero_window::concerns(tcp, sent) { number(sent.ack) } else { tcp.seq_number() };
-        if self.resend(index, seq, tcp.ack_number(), tcp.window_len(), device) {
+        let seq = if zero_window::concerns(tcp, sent) { sent.ack } else { number(tcp.seq_number()) };
+        if self.resend(index, seq, number(tcp.ack_number()), tcp.window_len(), device) {
             self.counters.losses_heard += 1;
         }
     }
@@ -31,10 +32,10 @@ impl Core {
         let Some((ack, window)) = flow.recovery.probe(now, flow.sent.seq_end) else { return };
         let (sent, heard) = (flow.sent, flow.heard);
         let mtu = self.interfaces.mtu(flow.interface);
-        if !can_resend(self.flows.peek(index), number(ack), window, mtu) {
+        if !can_resend(self.flows.peek(index), ack, window, mtu) {
             return;
         }
-        if self.resend(index, number(sent.ack), number(ack), window, device) {
+        if self.resend(index, sent.ack, ack, window, device) {
             self.counters.loss_probes += 1;
         }
         // It was not the peer.
@@ -43,14 +44,7 @@ impl Core {
 
     /// Has the flow send the segment at `ack` again with its next egress; false if that cannot be. `seq` must be within
     /// our window, or nothing happens.
-    fn resend<D: Device>(
-        &mut self,
-        index: u32,
-        seq: TcpSeqNumber,
-        ack: TcpSeqNumber,
-        window: u16,
-        device: &mut D,
-    ) -> bool {
+    fn resend<D: Device>(&mut self, index: u32, seq: u32, ack: u32, window: u16, device: &mut D) -> bool {
         if !self.config.loss_recovery {
             return false;
         }
@@ -66,20 +60,8 @@ impl Core {
                 return false;
             }
             let tuple = flow.tuple;
-            let repr = TcpRepr {
-                src_port: tuple.remote.port,
-                dst_port: tuple.local.port,
-                control: TcpControl::None,
-                seq_number: seq,
-                ack_number: Some(ack),
-                window_len,
-                window_scale: None,
-                max_seg_size: None,
-                sack_permitted: false,
-                sack_ranges: [None; 3],
-                timestamp: None,
-                payload: &[],
-            };
+            let ports = (tuple.remote.port, tuple.local.port);
+            let repr = segment::bare(ports, TcpControl::None, seq, Some(ack), window_len);
             let (src, dst) = (tuple.remote.addr, tuple.local.addr);
             let ip = IpRepr::new(src, dst, IpProtocol::Tcp, repr.buffer_len(), 64);
             let (sums, mut packet) = (ChecksumCapabilities::default(), [0; zero_window::HEADERS]);
@@ -102,7 +84,7 @@ fn sends(flow: &Flow) -> bool {
 }
 
 /// Whether there is something to resend, and it is within the peer's window: smoltcp does not look at that.
-fn can_resend(flow: &Flow, ack: TcpSeqNumber, window: u16, mtu: usize) -> bool {
+fn can_resend(flow: &Flow, ack: u32, window: u16, mtu: usize) -> bool {
     let socket = flow.socket();
     let closing = !matches!(socket.state(), State::Established | State::CloseWait);
     // Without data smoltcp would forget its timer, and a lost FIN with it.
@@ -113,10 +95,6 @@ fn can_resend(flow: &Flow, ack: TcpSeqNumber, window: u16, mtu: usize) -> bool {
     // A whole segment, to the FIN or to bytes that were not sent before. What was, was within the window.
     let len = queued.min(mtu - 40);
     let end = len + usize::from(closing && len == queued);
-    let out = flow.sent.seq_end.wrapping_sub(u32::from_ne_bytes(ack.0.to_ne_bytes()));
+    let out = flow.sent.seq_end.wrapping_sub(ack);
     end <= (out as usize).max(usize::from(window))
-}
-
-fn number(n: u32) -> TcpSeqNumber {
-    TcpSeqNumber(i32::from_ne_bytes(n.to_ne_bytes()))
 }

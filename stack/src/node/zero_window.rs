@@ -9,9 +9,10 @@
 //!
 //! So such a segment is handed on with the one sequence number that is acceptable. It has no data; nothing else changes.
 
-use smoltcp::wire::{TcpPacket, TcpSeqNumber};
+use smoltcp::wire::TcpPacket;
 
 use crate::flow::Sent;
+use crate::segment::number;
 
 /// Bytes of the headers of a segment without data: IPv4 with options or IPv6, and TCP with options.
 pub(super) const HEADERS: usize = 128;
@@ -44,10 +45,6 @@ pub(super) fn admit<'p>(
     // The sum has been checked, and is not looked at again.
     copy[header + 4..header + 8].copy_from_slice(&sent.ack.to_be_bytes());
     copy
-}
-
-fn number(seq: TcpSeqNumber) -> u32 {
-    u32::from_ne_bytes(seq.0.to_ne_bytes())
 }
 
 #[cfg(test)]
