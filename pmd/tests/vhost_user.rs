@@ -31,7 +31,7 @@ fn layout(region: &Region, size: u16) -> RingLayout {
     let descriptors = region.carve(16 * usize::from(size), 64).unwrap().iova;
     let available = region.carve(6 + 2 * usize::from(size), 64).unwrap().iova;
     let used = region.carve(6 + 8 * usize::from(size), 64).unwrap().iova;
-    RingLayout { size, descriptors, available, used }
+    RingLayout { size, packed: false, descriptors, available, used }
 }
 
 fn server(path: &Path, queues: u16) -> (VhostUserServer, Vec<Follower>) {

@@ -298,7 +298,13 @@ fn good_frontend_is_served(path: &Path, core: &Core, region: &Arc<Region>) {
     device.set_driver_features(device.device_features().unwrap()).unwrap();
     for queue in 0..2 {
         let at = |offset| pmd::Iova(region.iova().0 + u64::from(queue) * 0x2000 + offset);
-        let layout = RingLayout { size: 64, descriptors: at(0), available: at(0x800), used: at(0x1000) };
+        let layout = RingLayout {
+            size: 64,
+            packed: false,
+            descriptors: at(0),
+            available: at(0x800),
+            used: at(0x1000),
+        };
         device.enable_queue(queue, &layout).unwrap();
     }
     wait_for("both virtqueues are there", || core.held() == 2);

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
-use super::spec::{feature, status};
-use super::split::driver::{DriverQueue, QueueMemory};
+use super::ring::{DriverRing, QueueMemory};
+use super::spec::{feature, split, status};
 use super::transport::{Transport, TransportError};
 use crate::mem::{Region, RegionError};
 
@@ -98,36 +98,49 @@ impl Device {
         Ok(Self { transport, features: accepted, stopped: Mutex::new(false) })
     }
 
-    /// Step 7 and 8: sets the virtqueues up, in order from 0, and sets the device going. A size is what was wished
-    /// for, made a power of two, or the most the device allows.
-    pub(crate) fn start(&self, queues: &Queues<'_>) -> Result<Vec<DriverQueue>, InitError> {
-        let needs = u16::try_from(queues.wanted_sizes.len()).unwrap_or(u16::MAX);
+    /// Step 7, for the virtqueues from `first` on: sets each up and lets the device use it, in order. A size is what
+    /// was wished for or the most the device allows; a power of two unless the queues are packed.
+    ///
+    /// `R` is of the format that was negotiated.
+    pub(crate) fn enable_queues<R: DriverRing>(
+        &self,
+        first: u16,
+        queues: &Queues<'_>,
+    ) -> Result<Vec<R>, InitError> {
+        let needs = u16::try_from(queues.wanted_sizes.len()).unwrap_or(u16::MAX).saturating_add(first);
         let has = step("counting the virtqueues", self.transport.queue_count())?;
         if has < needs {
             return Err(InitError::TooFewQueues { has, needs });
         }
-        let mut started = Vec::with_capacity(queues.wanted_sizes.len());
-        for (queue, &wanted) in (0..).zip(queues.wanted_sizes) {
+        let packed = self.features & feature::RING_PACKED != 0;
+        let mut enabled = Vec::with_capacity(queues.wanted_sizes.len());
+        for (queue, &wanted) in (first..).zip(queues.wanted_sizes) {
             let max = step("asking for the queue size", self.transport.max_queue_size(queue))?;
-            let size = previous_power_of_two(wanted.min(max));
+            let most = wanted.min(max).min(split::MAX_SIZE);
+            let size = if packed { most } else { previous_power_of_two(most) };
             if size == 0 {
                 let source = TransportError::Queue { queue, size: wanted, max };
                 return Err(InitError::Transport { step: "choosing the queue size", source });
             }
-            let memory = QueueMemory::carve(queues.region, size)?;
-            // Both indices are zero in fresh memory, so the queue is complete before the device looks at it.
-            let mut driver = DriverQueue::new(&memory, queues.region);
+            let memory = QueueMemory::carve(queues.region, size, packed)?;
+            // All of fresh memory is zero, so the queue is complete before the device looks at it.
+            let mut driver = R::new(&memory, queues.region, self.features);
             driver.set_notifier(step(
                 "enabling a virtqueue",
                 self.transport.enable_queue(queue, &memory.layout()),
             )?);
-            started.push(driver);
+            enabled.push(driver);
         }
+        Ok(enabled)
+    }
+
+    /// Step 8: sets the device going, once its queues are enabled.
+    pub(crate) fn go(&self) -> Result<(), InitError> {
         step("DRIVER_OK", self.transport.set_status(status::DRIVER_OK))?;
         if step("reading the status", self.transport.status())? & status::DEVICE_NEEDS_RESET != 0 {
             return Err(InitError::NeedsReset);
         }
-        Ok(started)
+        Ok(())
     }
 
     /// The negotiated feature bits.

@@ -4,6 +4,10 @@
 pub mod attach;
 mod init;
 pub(crate) mod net;
+#[allow(unsafe_code)]
+#[allow(dead_code)] // until both sides of it are there
+mod packed;
+mod ring;
 pub(crate) mod server;
 pub mod spec;
 #[allow(unsafe_code)]

@@ -212,6 +212,51 @@ pub mod split {
     }
 }
 
+/// The packed virtqueue. virtio 1.2 §2.8.
+pub mod packed {
+    pub use super::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
+
+    /// A descriptor, available or used. virtio 1.2 §2.8.13.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[repr(C, align(16))]
+    pub struct Descriptor {
+        /// Device address of the buffer; means nothing in a used one.
+        pub address: u64,
+        /// Its length in bytes; in a used one, the bytes written.
+        pub len: u32,
+        /// Buffer id: of the whole chain, stated in its last descriptor.
+        pub id: u16,
+        /// `DESC_F_*`.
+        pub flags: u16,
+    }
+    const _: () = assert!(size_of::<Descriptor>() == 16);
+
+    /// Equal to the driver's wrap counter when the descriptor was made available. virtio 1.2 §2.8.1.
+    pub const DESC_F_AVAIL: u16 = 1 << 7;
+    /// Equal to [`DESC_F_AVAIL`] once used, its inverse while available.
+    pub const DESC_F_USED: u16 = 1 << 15;
+
+    /// Bytes of an event suppression structure: `off_wrap`, then `flags`, both 16 bits. virtio 1.2 §2.8.14.
+    pub const EVENT_BYTES: usize = 4;
+    /// `flags`: every event is wanted.
+    pub const EVENT_F_ENABLE: u16 = 0;
+    /// `flags`: none is wanted.
+    pub const EVENT_F_DISABLE: u16 = 1;
+    /// `flags`: the event of the descriptor at `off_wrap` is wanted (`EVENT_IDX`).
+    pub const EVENT_F_DESC: u16 = 2;
+    /// `off_wrap`: the wrap counter, above the descriptor's position.
+    pub const EVENT_WRAP: u16 = 1 << 15;
+
+    /// Largest queue size; it need not be a power of two.
+    pub const MAX_SIZE: u16 = 32_768;
+
+    /// Bytes of the descriptor ring.
+    #[must_use]
+    pub const fn descriptors_bytes(size: u16) -> usize {
+        16 * size as usize
+    }
+}
+
 /// The network device. virtio 1.2 §5.1.
 pub mod net {
     /// PCI subsystem and virtio device id.

@@ -20,7 +20,13 @@ fn heap_region(start: u64, len_bytes: usize) -> (GuestRegion, Weak<Vec<u128>>) {
 }
 
 fn layout(size: u16, base: u64) -> RingLayout {
-    RingLayout { size, descriptors: Iova(base), available: Iova(base + 0x1000), used: Iova(base + 0x2000) }
+    RingLayout {
+        size,
+        packed: false,
+        descriptors: Iova(base),
+        available: Iova(base + 0x1000),
+        used: Iova(base + 0x2000),
+    }
 }
 
 fn ring_with_start(start: Position) -> (Ring, Weak<Vec<u128>>) {

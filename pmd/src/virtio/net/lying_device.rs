@@ -92,7 +92,7 @@ impl Victim {
         let layouts = device.layouts.lock().unwrap();
         // SAFETY: carved from the region by the driver; the test bed keeps the region.
         let queues = [0, 1].map(|queue: usize| unsafe {
-            let RingLayout { size, descriptors, available, used } = layouts[queue];
+            let RingLayout { size, descriptors, available, used, .. } = layouts[queue];
             Areas::new(descriptors.0 as *mut u8, available.0 as *mut u8, used.0 as *mut u8, size)
         });
         let pool = Pool::new(&region, pool).unwrap().adopt().unwrap();

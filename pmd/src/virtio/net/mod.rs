@@ -3,9 +3,11 @@
 //! ```text
 //!   init::Device ──► NetPort (cold)       info, link, stop
 //!        ▲               │ queue pairs
-//!        └── stop ── NetQueuePair (hot):  rx (Receiver) ─► split::driver    one descriptor per packet,
-//!                                         tx (Transmitter) ─► split::driver header in the mbuf's headroom
+//!        └── stop ── NetQueuePair<R> (hot):  rx (Receiver<R>) ─► R: DriverRing     one descriptor per packet,
+//!                                            tx (Transmitter<R>) ─► R: DriverRing  header in the mbuf's headroom
 //! ```
+//!
+//! `R` is the virtqueue format that was negotiated, chosen in [`NetPort::open`] and nowhere else.
 
 mod rx;
 mod tx;
@@ -13,8 +15,9 @@ mod tx;
 use std::sync::Arc;
 
 use super::init::{Device, InitError, Queues};
+use super::ring::{DriverRing, QueueMemory};
 use super::spec::{feature, net};
-use super::split::driver::QueueMemory;
+use super::split::driver::DriverQueue;
 use super::transport::{Transport, TransportError};
 use crate::mem::HomePool;
 use crate::port::{Burst, Link, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
@@ -57,7 +60,7 @@ impl NetPort {
     /// Bytes of a [`Region`](crate::Region) that one port carves at most.
     pub(crate) fn region_bytes(rx_descriptors: u16, tx_descriptors: u16) -> usize {
         let queue = |size: u16| QueueMemory::region_bytes(size);
-        queue(rx_descriptors) + queue(tx_descriptors) + Transmitter::REGION_BYTES
+        queue(rx_descriptors) + queue(tx_descriptors) + tx::REGION_BYTES
     }
 
     /// Brings the device up with one queue pair: virtio 1.2 §3.1.1, §5.1.5.
@@ -67,16 +70,27 @@ impl NetPort {
         config: &OpenConfig<'_>,
     ) -> Result<Self, InitError> {
         let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without, identity.with)?);
+        let (info, pairs) = Self::pairs::<DriverQueue>(&device, &identity, config)?;
+        Ok(Self { name: identity.name, info, device, pairs })
+    }
+
+    /// Sets the virtqueues up in the format `R`, and the device going.
+    fn pairs<R: DriverRing>(
+        device: &Arc<Device>,
+        identity: &Identity,
+        config: &OpenConfig<'_>,
+    ) -> Result<(PortInfo, Vec<Box<dyn QueuePair>>), InitError> {
         let wanted_sizes = [config.rx_descriptors, config.tx_descriptors];
         let queues = Queues { region: config.region, wanted_sizes: &wanted_sizes };
-        let mut queues = device.start(&queues)?.into_iter();
+        let mut queues = device.enable_queues::<R>(net::receive_queue(0), &queues)?.into_iter();
         let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
             return Err(InitError::TooFewQueues { has: 0, needs: 2 });
         };
+        device.go()?;
         let info = PortInfo {
             driver: identity.driver,
-            mac: read_mac(&device)?.unwrap_or(identity.mac),
-            mtu: read_mtu(&device)?.unwrap_or(DEFAULT_MTU),
+            mac: read_mac(device)?.unwrap_or(identity.mac),
+            mtu: read_mtu(device)?.unwrap_or(DEFAULT_MTU),
             rx_descriptors: receive.size(),
             tx_descriptors: transmit.size(),
             queue_pairs: 1,
@@ -86,9 +100,9 @@ impl NetPort {
         let pair = NetQueuePair {
             rx: Receiver::new(receive, mergeable),
             tx: Transmitter::new(transmit, config.region)?,
-            device: Arc::clone(&device),
+            device: Arc::clone(device),
         };
-        Ok(Self { name: identity.name, info, device, pairs: vec![Box::new(pair)] })
+        Ok((info, vec![Box::new(pair)]))
     }
 }
 
@@ -149,13 +163,13 @@ impl Port for NetPort {
 }
 
 /// One receive and one transmit queue.
-struct NetQueuePair {
-    rx: Receiver,
-    tx: Transmitter,
+struct NetQueuePair<R: DriverRing> {
+    rx: Receiver<R>,
+    tx: Transmitter<R>,
     device: Arc<Device>,
 }
 
-impl QueuePair for NetQueuePair {
+impl<R: DriverRing> QueuePair for NetQueuePair<R> {
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let received = self.rx.receive(burst, budget);
         self.rx.refill(pool);
@@ -192,7 +206,7 @@ impl QueuePair for NetQueuePair {
     }
 }
 
-impl Drop for NetQueuePair {
+impl<R: DriverRing> Drop for NetQueuePair<R> {
     /// The device first: what is posted is its until the reset has read back as done. If it will not stop, the
     /// memory is given up for good rather than given to somebody else.
     fn drop(&mut self) {

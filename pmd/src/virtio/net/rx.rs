@@ -5,8 +5,8 @@
 
 use crate::mem::{HomePool, Mbuf};
 use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
-use crate::virtio::split::driver::{DriverQueue, Piece};
 
 /// Bytes in front of a frame.
 #[allow(clippy::cast_possible_truncation)] // 12
@@ -16,15 +16,15 @@ const HEADER: u32 = HEADER_BYTES as u32;
 const PREFETCH_AHEAD: u16 = 4;
 
 /// The receive side of a queue pair.
-pub(super) struct Receiver {
-    queue: DriverQueue,
+pub(super) struct Receiver<R> {
+    queue: R,
     /// A frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
     mergeable: bool,
     pub counters: QueueCounters,
 }
 
-impl Receiver {
-    pub(super) fn new(queue: DriverQueue, mergeable: bool) -> Self {
+impl<R: DriverRing> Receiver<R> {
+    pub(super) fn new(queue: R, mergeable: bool) -> Self {
         Self { queue, mergeable, counters: QueueCounters::default() }
     }
 
@@ -41,7 +41,7 @@ impl Receiver {
         let budget = budget.min(burst.remaining_capacity());
         let before = burst.len();
         // A fault stops the queue; what came before the lie is good.
-        match self.queue.ready() {
+        match self.queue.ready(budget) {
             Ok(0) | Err(_) => return 0,
             Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
             Ok(ready) => self.receive_single(burst, budget, ready),

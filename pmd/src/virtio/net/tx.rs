@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use crate::mem::{Iova, Mbuf, Region, RegionError};
 use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
-use crate::virtio::split::driver::{DriverQueue, Piece};
+
+/// Bytes of a [`Region`] that a transmitter's shared header takes, alignment included.
+pub(super) const REGION_BYTES: usize = 2 * 64;
 
 /// The transmit side of a queue pair.
-pub(super) struct Transmitter {
-    queue: DriverQueue,
+pub(super) struct Transmitter<R> {
+    queue: R,
     /// A zero header that frames share whose own headroom may not be written; never changed.
     header: Iova,
     pub counters: QueueCounters,
 }
 
-impl Transmitter {
-    /// Bytes of a [`Region`] that the shared header takes, alignment included.
-    pub(super) const REGION_BYTES: usize = 2 * 64;
-
-    pub(super) fn new(queue: DriverQueue, region: &Arc<Region>) -> Result<Self, RegionError> {
+impl<R: DriverRing> Transmitter<R> {
+    pub(super) fn new(queue: R, region: &Arc<Region>) -> Result<Self, RegionError> {
         Ok(Self { queue, header: region.carve(HEADER_BYTES, 64)?.iova, counters: QueueCounters::default() })
     }
 
@@ -48,7 +48,7 @@ impl Transmitter {
     #[inline]
     pub(super) fn reclaim(&mut self) {
         // An error has stopped the queue; `fault` tells.
-        let Ok(ready) = self.queue.ready() else { return };
+        let Ok(ready) = self.queue.ready(usize::MAX) else { return };
         for _ in 0..ready {
             if self.queue.complete().is_none() {
                 return;

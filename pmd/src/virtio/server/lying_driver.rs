@@ -11,10 +11,10 @@ use super::{ServerQueuePair, rx::Intake, tx::Outlet};
 use crate::mem::{HomePool, Iova, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::port::{Burst, QueueFault, QueuePair};
 use crate::virtio::attach::{GuestMemory, Publisher, Ring, hand_over};
+use crate::virtio::ring::QueueMemory;
 use crate::virtio::spec::feature;
 use crate::virtio::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use crate::virtio::split::Areas;
-use crate::virtio::split::driver::QueueMemory;
 
 const SIZE: u16 = 16;
 
@@ -39,7 +39,7 @@ impl Victim {
         };
         let ours = region(pool.region_bytes());
         let driver = region(64 << 10);
-        let memory = [(), ()].map(|()| QueueMemory::carve(&driver, SIZE).unwrap());
+        let memory = [(), ()].map(|()| QueueMemory::carve(&driver, SIZE, false).unwrap());
         let queues = [0, 1].map(|queue: usize| {
             let layout = memory[queue].layout();
             // SAFETY: carved from the driver's region, which the test bed keeps.

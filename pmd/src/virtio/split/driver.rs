@@ -8,29 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::Areas;
-use crate::mem::{Carved, Mbuf, Region, RegionError};
+use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
+use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
 use crate::virtio::spec::split::{
     AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
-    available_bytes, descriptors_bytes, used_bytes,
 };
-use crate::virtio::transport::{Notifier, RingLayout};
-
-/// A piece of memory to put into one descriptor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
-    pub address: u64,
-    pub len: u32,
-}
-
-impl Piece {
-    /// The data of one segment.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
-    pub(crate) fn of(segment: &Mbuf) -> Self {
-        Self { address: segment.iova().0, len: segment.len() as u32 }
-    }
-}
+use crate::virtio::transport::Notifier;
 
 /// What a descriptor id stands for.
 #[derive(Default)]
@@ -94,55 +78,13 @@ pub(crate) struct DriverQueue {
     region: Arc<Region>,
 }
 
-/// The shared memory of a queue before the device knows it.
-pub(crate) struct QueueMemory {
-    descriptors: Carved,
-    available: Carved,
-    used: Carved,
-    size: u16,
-}
-
-impl QueueMemory {
-    /// Bytes of a [`Region`] that one queue carves at most, alignment included.
-    pub(crate) const fn region_bytes(size: u16) -> usize {
-        descriptors_bytes(size) + available_bytes(size) + used_bytes(size) + 3 * ALIGN
-    }
-
-    pub(crate) fn carve(region: &Region, size: u16) -> Result<Self, RegionError> {
-        assert!(size.is_power_of_two(), "split queue of {size}");
-        Ok(Self {
-            descriptors: region.carve(descriptors_bytes(size), ALIGN)?,
-            available: region.carve(available_bytes(size), ALIGN)?,
-            used: region.carve(used_bytes(size), ALIGN)?,
-            size,
-        })
-    }
-
-    pub(crate) fn layout(&self) -> RingLayout {
-        RingLayout {
-            size: self.size,
-            descriptors: self.descriptors.iova,
-            available: self.available.iova,
-            used: self.used.iova,
-        }
-    }
-}
-
-/// Each area on cache lines of its own, apart from the adjacent-line prefetcher's pair.
-const ALIGN: usize = 128;
-
 impl DriverQueue {
-    /// A queue over fresh memory, to be finished before the device is told of it. Sets `NO_INTERRUPT`: we poll.
-    pub(crate) fn new(memory: &QueueMemory, region: &Arc<Region>) -> Self {
-        Self::starting_at(memory, region, 0)
-    }
-
-    /// As [`new`](Self::new), with both indices at `start`, for a device that will be told the same.
+    /// As [`DriverRing::new`], with both indices at `start`, for a device that will be told the same.
     pub(crate) fn starting_at(memory: &QueueMemory, region: &Arc<Region>, start: u16) -> Self {
-        let QueueMemory { descriptors, available, used, size } = *memory;
+        let QueueMemory { descriptors, driver_area, device_area, size, .. } = *memory;
         // SAFETY: carved from the region, which we keep alive, with these sizes and alignment; `carve` gives
         // each byte out once.
-        let areas = unsafe { Areas::new(descriptors.ptr, available.ptr, used.ptr, size) };
+        let areas = unsafe { Areas::new(descriptors.ptr, driver_area.ptr, device_area.ptr, size) };
         areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
         for id in 0..size {
             areas.write_available(id, id);
@@ -163,37 +105,6 @@ impl DriverQueue {
             areas,
             region: Arc::clone(region),
         }
-    }
-
-    /// How to tell the device of new buffers, once it knows the queue.
-    pub(crate) fn set_notifier(&mut self, notifier: Notifier) {
-        self.notifier = notifier;
-    }
-
-    pub(crate) fn size(&self) -> u16 {
-        self.areas.size()
-    }
-
-    /// Descriptors that may be posted.
-    #[inline]
-    pub(crate) fn free(&self) -> u16 {
-        self.free_tail.wrapping_sub(self.free_head)
-    }
-
-    /// Chains that are with the device.
-    #[inline]
-    pub(crate) fn outstanding(&self) -> u16 {
-        self.next_available.wrapping_sub(self.next_used)
-    }
-
-    pub(crate) fn fault(&self) -> Option<QueueFault> {
-        self.fault
-    }
-
-    /// Stops the queue for good.
-    #[cold]
-    pub(crate) fn set_fault(&mut self, fault: QueueFault) -> QueueFault {
-        *self.fault.get_or_insert(fault)
     }
 
     #[inline]
@@ -219,10 +130,49 @@ impl DriverQueue {
         self.next_available = self.next_available.wrapping_add(1);
     }
 
-    /// Moves `mbuf` to the device as one buffer at `piece`: to be written if `writable`, else to be read.
-    /// The caller made sure that a descriptor is free.
+    #[cold]
+    fn put_free_chain(&mut self, mut next: u16, count: u16) {
+        for _ in 0..count {
+            self.put_free(next);
+            next = self.slots.at(next).next;
+        }
+    }
+}
+
+impl DriverRing for DriverQueue {
+    fn new(memory: &QueueMemory, region: &Arc<Region>, _features: u64) -> Self {
+        Self::starting_at(memory, region, 0)
+    }
+
+    fn set_notifier(&mut self, notifier: Notifier) {
+        self.notifier = notifier;
+    }
+
+    fn size(&self) -> u16 {
+        self.areas.size()
+    }
+
     #[inline]
-    pub(crate) fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
+    fn free(&self) -> u16 {
+        self.free_tail.wrapping_sub(self.free_head)
+    }
+
+    #[inline]
+    fn outstanding(&self) -> u16 {
+        self.next_available.wrapping_sub(self.next_used)
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.fault
+    }
+
+    #[cold]
+    fn set_fault(&mut self, fault: QueueFault) -> QueueFault {
+        *self.fault.get_or_insert(fault)
+    }
+
+    #[inline]
+    fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
         let id = self.take_free();
         let flags = if writable { DESC_F_WRITE } else { 0 };
         self.areas
@@ -231,9 +181,7 @@ impl DriverQueue {
         self.make_available(id);
     }
 
-    /// Moves `mbuf` to the device as a chain to be read: `first`, then each of its segments that holds data. The
-    /// caller made sure that there is one, and that enough descriptors are free.
-    pub(crate) fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
+    fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
         let head = self.take_free();
         let (mut id, mut piece, mut count) = (head, first, 1);
         for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
@@ -249,10 +197,8 @@ impl DriverQueue {
         self.make_available(head);
     }
 
-    /// Shows the device what was posted since the last call, and notifies it if it asks for that. Returns
-    /// whether it did. One fence and at most one notification, however many buffers.
     #[inline]
-    pub(crate) fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> bool {
         if self.published == self.next_available {
             return false;
         }
@@ -269,12 +215,8 @@ impl DriverQueue {
         wanted
     }
 
-    /// How many chains the device has used and we have not taken back.
-    ///
-    /// # Errors
-    /// [`QueueFault::UsedIndexJump`] when it claims more than it holds. The queue stops.
     #[inline]
-    pub(crate) fn ready(&mut self) -> Result<u16, QueueFault> {
+    fn ready(&mut self, _most: usize) -> Result<u16, QueueFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -286,19 +228,14 @@ impl DriverQueue {
         Ok(moved)
     }
 
-    /// The mbuf of the used element `ahead` of the next one, to be looked at or prefetched; `None` if the element
-    /// is a lie (which [`complete`](Self::complete) will name). Below [`ready`](Self::ready) only.
     #[inline]
-    pub(crate) fn peek(&self, ahead: u16) -> Option<&Mbuf> {
+    fn peek(&self, ahead: u16) -> Option<&Mbuf> {
         let id = self.areas.read_used(self.next_used.wrapping_add(ahead)).id;
         self.slots.items.get(id as usize)?.mbuf.as_ref()
     }
 
-    /// Takes back the mbuf of the next used element, with the length the device states. The caller knows from
-    /// [`ready`](Self::ready) that there is one. `None` when the element names no chain that the device holds: the
-    /// queue has stopped, and [`fault`](Self::fault) says with which lie.
     #[inline]
-    pub(crate) fn complete(&mut self) -> Option<(Mbuf, u32)> {
+    fn complete(&mut self) -> Option<(Mbuf, u32)> {
         let UsedElement { id, len } = self.areas.read_used(self.next_used);
         let Some(slot) = self.slots.items.get_mut(id as usize) else {
             let size = self.size();
@@ -319,20 +256,21 @@ impl DriverQueue {
         Some((mbuf, len))
     }
 
-    #[cold]
-    fn put_free_chain(&mut self, mut next: u16, count: u16) {
-        for _ in 0..count {
-            self.put_free(next);
-            next = self.slots.at(next).next;
-        }
+    fn arm(&mut self) -> bool {
+        self.areas.set_available_flags(0);
+        // ORDERING: SeqCst. The flag is visible before the index is read, or the device might use a buffer and stay
+        //           silent while we go to sleep. Partner: the device's full barrier between publishing used.idx
+        //           and reading the flag. virtio 1.2 §2.7.7.2.
+        fence(Ordering::SeqCst);
+        self.areas.used_index() == self.next_used
     }
-}
 
-impl DriverQueue {
-    /// Gives up every mbuf that is with a device which cannot be stopped: neither they nor the region are ever
-    /// used again.
+    fn disarm(&mut self) {
+        self.areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
+    }
+
     #[cold]
-    pub(crate) fn abandon(&mut self) {
+    fn abandon(&mut self) {
         for slot in &mut self.slots.items {
             std::mem::forget(slot.mbuf.take());
         }

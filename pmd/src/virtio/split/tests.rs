@@ -8,9 +8,10 @@ use proptest::prelude::*;
 
 use super::Areas;
 use super::device::DeviceQueue;
-use super::driver::{DriverQueue, Piece, QueueMemory};
+use super::driver::DriverQueue;
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::virtio::attach::{GuestMemory, Position, Ring};
+use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
 use crate::virtio::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, MAX_SIZE, UsedElement};
 
 /// A region, a pool in it, and the memory of one queue.
@@ -26,7 +27,7 @@ impl Bed {
         let len_bytes = config.region_bytes() + QueueMemory::region_bytes(size) + 4096;
         let region =
             Region::new(RegionConfig { len_bytes, page: PageSize::Ordinary, numa_node: None }).unwrap();
-        let memory = QueueMemory::carve(&region, size).unwrap();
+        let memory = QueueMemory::carve(&region, size, false).unwrap();
         let pool = Pool::new(&region, config).unwrap().adopt().unwrap();
         Self { region, pool, memory }
     }
@@ -185,7 +186,7 @@ proptest! {
                     }
                 }
                 Step::Complete => {
-                    let ready = driver.ready().unwrap();
+                    let ready = driver.ready(usize::MAX).unwrap();
                     prop_assert_eq!(usize::from(ready), given_back.len());
                     for _ in 0..ready {
                         let (expected, stated, descriptors) = given_back.pop_front().unwrap();
@@ -292,7 +293,7 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
                 device.give_back(chain.head, 0);
             }
             device.publish();
-            for _ in 0..driver.ready().unwrap() {
+            for _ in 0..driver.ready(usize::MAX).unwrap() {
                 let (mbuf, _) = driver.complete().unwrap();
                 assert_eq!(tag(&mbuf), back, "queue of {size}");
                 back += 1;
@@ -313,7 +314,7 @@ fn notification_is_sent_once_a_burst_and_only_if_wanted() {
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     let bed = Bed::new(8, 8);
-    let mut driver = DriverQueue::new(&bed.memory, &bed.region);
+    let mut driver = DriverQueue::new(&bed.memory, &bed.region, 0);
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap()));
     let mut post = |count: u64| {

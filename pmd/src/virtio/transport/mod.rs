@@ -20,16 +20,19 @@ use thiserror::Error;
 use crate::mem::Iova;
 pub use notifier::{MmioNotify, Notifier};
 
-/// Where a split virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7.
+/// Where a virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7, §2.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
-    /// Number of descriptors; a power of two of at most 32,768.
+    /// Number of descriptors, at most 32,768; a power of two unless the queue is packed.
     pub size: u16,
-    /// Descriptor table (16 B each, 16-byte aligned). virtio 1.2 §2.7.5.
+    /// Whether it is packed (`RING_PACKED` was negotiated), else split.
+    pub packed: bool,
+    /// Descriptor table, or packed descriptor ring (16 B each, 16-byte aligned). virtio 1.2 §2.7.5, §2.8.13.
     pub descriptors: Iova,
-    /// Available ring ("driver area"; 2-byte aligned). virtio 1.2 §2.7.6.
+    /// The driver area: available ring (2-byte aligned), or driver event suppression (4-byte aligned).
+    /// virtio 1.2 §2.7.6, §2.8.14.
     pub available: Iova,
-    /// Used ring ("device area"; 4-byte aligned). virtio 1.2 §2.7.8.
+    /// The device area: used ring, or device event suppression (both 4-byte aligned). virtio 1.2 §2.7.8, §2.8.14.
     pub used: Iova,
 }
 

@@ -53,6 +53,7 @@ impl Picture {
 fn layout(size: u16) -> RingLayout {
     RingLayout {
         size,
+        packed: false,
         descriptors: Iova(0x1_2345_6780),
         available: Iova(0x2_0000_0000),
         used: Iova(0x3_0000_0004),

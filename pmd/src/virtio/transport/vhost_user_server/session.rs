@@ -182,6 +182,7 @@ impl Session {
         let iova = |user| table.iova_of(user).ok_or(SessionError::AddressNotShared { queue: index, user });
         let layout = RingLayout {
             size: vring.size,
+            packed: self.features & feature::RING_PACKED != 0,
             descriptors: iova(addresses.descriptors)?,
             available: iova(addresses.available)?,
             used: iova(addresses.used)?,

@@ -1,0 +1,96 @@
+//! A virtqueue as its driver sees it, of either format.
+
+use std::sync::Arc;
+
+use super::QueueMemory;
+use crate::mem::{Mbuf, Region};
+use crate::port::QueueFault;
+use crate::virtio::transport::Notifier;
+
+/// A piece of memory to put into one descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub address: u64,
+    pub len: u32,
+}
+
+impl Piece {
+    /// The data of one segment.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
+    pub(crate) fn of(segment: &Mbuf) -> Self {
+        Self { address: segment.iova().0, len: segment.len() as u32 }
+    }
+}
+
+/// One virtqueue, driver side: mbufs move in when they are posted, out when the device used them.
+///
+/// ```text
+///   post, post_chain ─► publish ─► (the device) ─► ready ─► peek, complete
+/// ```
+///
+/// No call blocks or allocates; each is bounded by the queue's size. The device is believed nothing: a lie stops the
+/// queue with a named [`QueueFault`], and only a new queue goes on.
+#[allow(dead_code)] // `arm` and `disarm`, until the port can wait
+pub(crate) trait DriverRing: Send + Sized + 'static {
+    /// A queue over fresh memory, as the negotiated `features` want it, to be finished before the device is told of
+    /// it. It asks for no used buffer notifications: we poll.
+    fn new(memory: &QueueMemory, region: &Arc<Region>, features: u64) -> Self;
+
+    /// How to tell the device of new buffers, once it knows the queue.
+    fn set_notifier(&mut self, notifier: Notifier);
+
+    /// Descriptors of the queue.
+    fn size(&self) -> u16;
+
+    /// Descriptors that may be posted.
+    fn free(&self) -> u16;
+
+    /// Buffers (chains) that are with the device, published or not.
+    fn outstanding(&self) -> u16;
+
+    /// Why the queue stopped, if it did.
+    fn fault(&self) -> Option<QueueFault>;
+
+    /// Stops the queue for good; the first fault stays.
+    fn set_fault(&mut self, fault: QueueFault) -> QueueFault;
+
+    /// Moves `mbuf` to the device as one buffer at `piece`: to be written if `writable`, else to be read.
+    /// The caller made sure that a descriptor is free.
+    fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool);
+
+    /// Moves `mbuf` to the device as a chain to be read: `first`, then each of its segments that holds data. The
+    /// caller made sure that there is one, and that enough descriptors are free.
+    fn post_chain(&mut self, mbuf: Mbuf, first: Piece);
+
+    /// Shows the device what was posted since the last call, and notifies it if it asks for that. Returns
+    /// whether it did. One fence and at most one notification, however many buffers.
+    fn publish(&mut self) -> bool;
+
+    /// How many buffers the device has used and we have not taken back: as many as there are, or at least `most`.
+    ///
+    /// # Errors
+    /// The [`QueueFault`] that has stopped the queue, now or before.
+    fn ready(&mut self, most: usize) -> Result<u16, QueueFault>;
+
+    /// The mbuf of the used buffer `ahead` of the next one, to be looked at or prefetched; `None` if the element
+    /// is a lie (which [`complete`](Self::complete) will name). Below [`ready`](Self::ready) it is the right one,
+    /// beyond it is a guess.
+    fn peek(&self, ahead: u16) -> Option<&Mbuf>;
+
+    /// Takes back the mbuf of the next used buffer, with the length the device states. The caller knows from
+    /// [`ready`](Self::ready) that there is one. `None` when the device named no buffer that it holds: the
+    /// queue has stopped, and [`fault`](Self::fault) says with which lie.
+    fn complete(&mut self) -> Option<(Mbuf, u32)>;
+
+    /// Asks the device for a notification of the next buffer it uses, then looks again: `false` when there is one
+    /// already, and nobody may go to sleep.
+    fn arm(&mut self) -> bool;
+
+    /// Asks for no notifications any more: we poll. One may come all the same.
+    fn disarm(&mut self);
+
+    /// Gives up every mbuf that is with a device which cannot be stopped: neither they nor the region are ever
+    /// used again.
+    fn abandon(&mut self);
+}
