@@ -49,6 +49,9 @@ mod net;
 mod node;
 mod one_packet;
 mod options;
+#[cfg(test)]
+#[path = "../tests/support/outbox.rs"]
+mod outbox;
 #[allow(unsafe_code)]
 mod prefetch;
 mod reassembly;

@@ -1,10 +1,12 @@
 //! Datagrams and pings between two stacks, through the public interface only: sizes, fragments, IPv4 and IPv6,
 //! hosts and ports that are not there.
 
-use std::collections::VecDeque;
+#[path = "support/outbox.rs"]
+mod outbox;
+
 use std::time::Duration;
 
-use stack::phy::{Device, DeviceCapabilities, Medium};
+use outbox::Outbox;
 use stack::{
     Closed, Conn, ConnId, EthernetAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Net, Service,
     Stack, StackConfig, Time, UdpId, Unreachable,
@@ -12,49 +14,6 @@ use stack::{
 
 const PORT: u16 = 7;
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Frames that a stack has sent.
-#[derive(Default)]
-struct Wire(VecDeque<Vec<u8>>);
-
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl stack::phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        let mut frame = vec![0xaa; len];
-        let result = fill(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-enum Never {}
-
-impl stack::phy::RxToken for Never {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
-        match self {}
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Never;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Never, Tx<'_>)> {
-        None
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.0))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
 
 /// What to send in the next turn.
 enum Order {
@@ -117,7 +76,7 @@ impl Service for Host {
 /// Two hosts on a cable: 0 asks, 1 answers.
 struct Pair {
     stacks: [Stack<Host>; 2],
-    wires: [Wire; 2],
+    wires: [Outbox; 2],
     now: Time,
 }
 
@@ -141,8 +100,11 @@ impl Pair {
             config.seed = [host; 32];
             Stack::new(config, Host { echo: host == 2, ..Host::default() }, Time::from_ns(0)).unwrap()
         };
-        let mut pair =
-            Self { stacks: [stack(1), stack(2)], wires: Default::default(), now: Time::from_ns(1_000_000) };
+        let mut pair = Self {
+            stacks: [stack(1), stack(2)],
+            wires: [(); 2].map(|()| Outbox::new(4096, 1500)),
+            now: Time::from_ns(1_000_000),
+        };
         pair.run(5 * SECOND);
         pair
     }
@@ -152,7 +114,7 @@ impl Pair {
         let end = self.now + time;
         while self.now < end {
             for host in 0..2 {
-                let frames: Vec<_> = self.wires[1 - host].0.drain(..).collect();
+                let frames = self.wires[1 - host].take();
                 let (stack, wire) = (&mut self.stacks[host], &mut self.wires[host]);
                 for burst in frames.chunks(32) {
                     stack.receive(self.now, burst.iter().map(Vec::as_slice), wire);

@@ -4,13 +4,13 @@
 //! `BYWASH_LEAK_CONNECTIONS` says how many are opened and closed, `BYWASH_LEAK_OPEN` how many are open at once. A
 //! binary of its own with one test: the process's memory is part of what is looked at.
 
-#[path = "sim/device.rs"]
-mod device;
+#[path = "support/outbox.rs"]
+mod outbox;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use device::Outbox;
+use outbox::Outbox;
 use stack::{
     Closed, Conn, ConnId, ConnectOptions, EthernetAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint,
     ListenOptions, Net, Service, Stack, StackConfig, TcpOptions, Time,

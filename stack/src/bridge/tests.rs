@@ -1,6 +1,5 @@
 //! Two stacks with a bridge each, joined by a wire, on a thread of their own; the tests are the applications.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,47 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use door::{TcpListener, TcpStream, UdpSocket};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::wire::EthernetAddress;
 
 use super::Bridge;
-use crate::interfaces::Never;
+use crate::outbox::Outbox;
 use crate::{IpAddress, IpCidr, Stack, StackConfig, Time};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct Wire(VecDeque<Vec<u8>>);
-
-struct Tx<'a>(&'a mut Wire);
-
-impl smoltcp::phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        let mut frame = vec![0; len];
-        let result = fill(&mut frame);
-        self.0.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Never;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Never, Tx<'_>)> {
-        None
-    }
-
-    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        (self.0.len() < 256).then_some(Tx(self))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        (capabilities.medium, capabilities.max_transmission_unit) = (Medium::Ethernet, 1514);
-        capabilities
-    }
-}
 
 /// Counters by name.
 type Shown = Vec<(&'static str, u64)>;
@@ -88,12 +53,12 @@ impl World {
         let (stop, skipped, counters, samples) =
             (world.stop.clone(), world.skipped_ms.clone(), world.counters.clone(), world.samples.clone());
         world.thread = Some(std::thread::spawn(move || {
-            let (started, mut wires) = (Instant::now(), [Wire::default(), Wire::default()]);
+            let (started, mut wires) = (Instant::now(), [(); 2].map(|()| Outbox::new(256, 1500)));
             while !stop.load(Ordering::Relaxed) {
                 let skipped = Duration::from_millis(skipped.load(Ordering::Relaxed));
                 let now = Time::ZERO + started.elapsed() + skipped;
                 for (host, stack) in stacks.iter_mut().enumerate() {
-                    let frames = std::mem::take(&mut wires[1 - host].0);
+                    let frames = wires[1 - host].take();
                     stack.receive(now, frames.iter().map(Vec::as_slice), &mut wires[host]);
                     stack.turn(now, &mut wires[host]);
                     stack.samples(&mut |_, _| {

@@ -3,9 +3,9 @@
 //!
 //! Sequence numbers are compared relative to each side's own start. Both run on the same clock, unscaled.
 
-#[path = "../sim/device.rs"]
-mod device;
 mod ours;
+#[path = "../support/outbox.rs"]
+mod outbox;
 mod peer;
 mod reference;
 

@@ -7,7 +7,7 @@ use stack::{
     Closed, Conn, ConnId, EthernetAddress, ListenOptions, Net, Service, Stack, StackConfig, TcpOptions, Time,
 };
 
-use crate::device::Outbox;
+use crate::outbox::Outbox;
 use crate::peer::{CLIENT, SERVER, SERVER_PORT, byte_down, conn_of};
 use crate::{BUFFER_BYTES, CONNS, Call, MTU_BYTES, Tcp, View};
 

@@ -4,8 +4,9 @@
 //! `BYWASH_SIM_SEEDS` says how many seeds are run, `BYWASH_SIM_SEED` runs a single one and
 //! shows its frames.
 
-mod device;
 mod ledger;
+#[path = "../support/outbox.rs"]
+mod outbox;
 mod rng;
 mod scenario;
 mod streams;

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use smoltcp::wire::{EthernetFrame, PrettyPrinter};
 use stack::{EthernetAddress, Service, Stack, StackConfig, Time};
 
-use crate::device::Outbox;
+use crate::outbox::Outbox;
 use crate::wire::{Fate, Impairments, Wire};
 
 /// Frames that are handed to a stack at once, as an engine's burst.

@@ -3,50 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use smoltcp::phy::{Device, DeviceCapabilities, Medium};
-use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, IpEndpoint};
 
-use crate::interfaces::Never;
+use crate::outbox::Outbox;
 use crate::{Closed, Conn, ConnId, ConnectOptions, ListenOptions, Net, Service, Stack, StackConfig, Time};
-
-/// Frames on their way out of one stack; at most `room` of them.
-#[derive(Default)]
-pub(crate) struct Wire {
-    pub frames: VecDeque<Vec<u8>>,
-    pub room: usize,
-}
-
-pub(crate) struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl smoltcp::phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0xaa; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Never;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _now: Instant) -> Option<(Never, Tx<'_>)> {
-        None
-    }
-
-    fn transmit(&mut self, _now: Instant) -> Option<Tx<'_>> {
-        (self.frames.len() < self.room).then_some(Tx(&mut self.frames))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
 
 /// What a [`Script`] service does with a connection's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,7 +113,7 @@ impl Service for Script {
 /// A stack and what it has sent.
 pub(crate) struct Host {
     pub stack: Stack<Script>,
-    pub wire: Wire,
+    pub wire: Outbox,
 }
 
 /// Whether a frame from a host arrives.
@@ -191,7 +151,7 @@ impl World {
             let mut config = config(host);
             change(&mut config);
             let stack = Stack::new(config, Script::default(), Time::from_ms(1)).unwrap();
-            Host { stack, wire: Wire { room: 4096, ..Wire::default() } }
+            Host { stack, wire: Outbox::new(4096, 1500) }
         });
         let passes = Box::new(|_: usize, _: &[u8]| true);
         World {
@@ -286,7 +246,7 @@ impl World {
         let Host { stack, wire } = &mut self.hosts[host];
         stack.receive(self.now, std::iter::once(frame), wire);
         stack.turn(self.now, wire);
-        wire.frames.drain(..).collect()
+        wire.take()
     }
 
     /// As [`ask`](Self::ask), but shows what the host sends; it goes nowhere.
@@ -294,7 +254,7 @@ impl World {
         self.script(host).ask.push(Box::new(f));
         let Host { stack, wire } = &mut self.hosts[host];
         stack.turn(self.now, wire);
-        wire.frames.drain(..).collect()
+        wire.take()
     }
 
     /// Lets time pass until `end`, from event to event.
