@@ -176,11 +176,7 @@ impl Comparison {
     ) -> Result<Self> {
         let (scale, heading) = unit.shown();
         for number in 0..pace.rounds {
-            let mut order: Vec<usize> = (0..contenders.len()).collect();
-            if number % 2 == 1 {
-                order.reverse();
-            }
-            for index in order {
+            for index in Pace::order(number, contenders.len()) {
                 let contender = &mut contenders[index];
                 let mut quietest: Option<Round> = None;
                 for attempt in 0..=pace.retries {
@@ -257,14 +253,7 @@ impl Outcome for Comparison {
     }
 
     fn caveat(&self) -> Option<String> {
-        let worst = self.lines().iter().map(|line| line.others_share).fold(0.0, f64::max);
-        if worst > self.pace.others_limit {
-            let percent = 100.0 * worst;
-            return Some(format!(
-                "disturbed: other programs took up to {percent:.0} % of the processor; measure again"
-            ));
-        }
-        self.pace.smoke.then(|| "a smoke run: shows that it works, and nothing else".to_owned())
+        self.pace.caveat(self.lines().iter().map(|line| line.others_share))
     }
 
     fn table(&self) -> Table {

@@ -93,11 +93,7 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Connections> {
     let most = if pace.smoke { flags.most.min(5_000) } else { flags.most };
     let mut cases = cases(most);
     for number in 0..pace.rounds {
-        let mut order: Vec<usize> = (0..cases.len()).collect();
-        if number % 2 == 1 {
-            order.reverse();
-        }
-        for index in order {
+        for index in Pace::order(number, cases.len()) {
             let (open, active) = (cases[index].open, cases[index].active);
             let round = measure(pace, flags, open, active)
                 .with_context(|| format!("{open} connections, {active} active"))?;
@@ -218,9 +214,6 @@ impl Outcome for Connections {
     }
 
     fn caveat(&self) -> Option<String> {
-        if cfg!(debug_assertions) {
-            return Some("built without --release: the figures say nothing".to_owned());
-        }
         let rounds = self.cases.iter().flat_map(|case| &case.rounds);
         self.pace.caveat(rounds.map(|round| round.others_share))
     }

@@ -87,11 +87,7 @@ pub fn run(pace: &Pace) -> Result<Handoff> {
     let mut cases: Vec<Case> =
         SERVERS.map(|(server, name, target_ns)| Case { server, name, target_ns, rounds: Vec::new() }).into();
     for number in 0..pace.rounds {
-        let mut order: Vec<usize> = (0..cases.len()).collect();
-        if number % 2 == 1 {
-            order.reverse();
-        }
-        for index in order {
+        for index in Pace::order(number, cases.len()) {
             let case = &mut cases[index];
             let round = quietest(pace, || measure(pace, &cores, case.server)).context(case.name)?;
             eprintln!(
@@ -260,9 +256,6 @@ impl Outcome for Handoff {
     }
 
     fn caveat(&self) -> Option<String> {
-        if cfg!(debug_assertions) {
-            return Some("built without --release: the figures say nothing".to_owned());
-        }
         let rounds = self.cases.iter().flat_map(|case| &case.rounds);
         self.pace.caveat(rounds.map(|round| round.others_share))
     }

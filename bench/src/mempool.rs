@@ -223,7 +223,7 @@ impl Outcome for Mempool {
     }
 
     fn caveat(&self) -> Option<String> {
-        cfg!(debug_assertions).then(|| "built without --release: the figures say nothing".to_owned())
+        Pace::unoptimised()
     }
 
     fn reaches_target(&self) -> Option<bool> {

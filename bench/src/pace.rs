@@ -40,14 +40,32 @@ impl Pace {
         Duration::from_millis(if self.smoke { 100 } else { 1000 })
     }
 
+    /// Contenders by number, in the order in which they are measured in a round: every other one backwards, so that
+    /// none always comes after the same one.
+    pub fn order(round: u32, contenders: usize) -> Vec<usize> {
+        let order = 0..contenders;
+        if round % 2 == 1 { order.rev().collect() } else { order.collect() }
+    }
+
+    /// Why figures of this very program should not be believed, if they should not.
+    pub fn unoptimised() -> Option<String> {
+        let debug = cfg!(all(debug_assertions, not(test)));
+        debug.then(|| "built without --release: the figures say nothing".to_owned())
+    }
+
     /// Why a run should not be believed in which others took these shares of the processor, if it should not.
     pub fn caveat(&self, others_shares: impl Iterator<Item = f64>) -> Option<String> {
+        if let Some(caveat) = Self::unoptimised() {
+            return Some(caveat);
+        }
         if self.smoke {
             return Some("a smoke run: shows that it works, and nothing else".to_owned());
         }
         let worst = others_shares.fold(0.0, f64::max);
-        (worst > self.others_limit)
-            .then(|| format!("disturbed: other programs took up to {:.0} % of the processor", 100.0 * worst))
+        (worst > self.others_limit).then(|| {
+            let percent = 100.0 * worst;
+            format!("disturbed: other programs took up to {percent:.0} % of the processor; measure again")
+        })
     }
 
     /// With `--smoke`: one round of half a second, whatever the machine is busy with.

@@ -116,11 +116,7 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Priorities> {
         })
         .collect();
     for number in 0..pace.rounds {
-        let mut order: Vec<usize> = (0..cases.len()).collect();
-        if number % 2 == 1 {
-            order.reverse();
-        }
-        for index in order {
+        for index in Pace::order(number, cases.len()) {
             let case = &mut cases[index];
             let offered = match case.offered_percent {
                 0 => Offered::Nothing,
@@ -301,12 +297,7 @@ impl Outcome for Priorities {
     }
 
     fn caveat(&self) -> Option<String> {
-        if self.pace.smoke {
-            return Some("a smoke run: shows that it works, and nothing else".to_owned());
-        }
-        let worst = self.cases.iter().map(Case::others_share).fold(0.0, f64::max);
-        (worst > self.pace.others_limit)
-            .then(|| format!("disturbed: other programs took up to {:.0} % of the processor", 100.0 * worst))
+        self.pace.caveat(self.cases.iter().map(Case::others_share))
     }
 
     fn reaches_target(&self) -> Option<bool> {
