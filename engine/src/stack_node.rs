@@ -372,6 +372,7 @@ mod tests {
     use crate::program::Lane;
     use crate::queue::test_pair::{TestPair, frame, home};
     use crate::stats::CoreReport;
+    use pmd::port::Offloads;
     use stack::{Closed, Conn, ConnId, Net};
 
     struct Nothing;
@@ -384,7 +385,16 @@ mod tests {
 
     fn info(mac: [u8; 6], mtu: u16) -> PortInfo {
         let (rx_descriptors, tx_descriptors) = (64, 64);
-        PortInfo { driver: "test", mac, mtu, rx_descriptors, tx_descriptors, queue_pairs: 1, features: 0 }
+        PortInfo {
+            driver: "test",
+            mac,
+            mtu,
+            rx_descriptors,
+            tx_descriptors,
+            queue_pairs: 1,
+            features: 0,
+            offloads: Offloads::default(),
+        }
     }
 
     fn refusal(settings: StackSettings, ports: &[PortInfo]) -> String {

@@ -49,6 +49,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         tx_descriptors: DESCRIPTORS,
         queue_pairs: 1,
         data_room_bytes: pool.data_room_bytes as usize,
+        offloads: false,
     };
     let mut ports = [port::open(a, &config)?, port::open(b, &config)?];
     for port in &ports {

@@ -17,6 +17,7 @@ fn open_in(region: &Arc<Region>, kind: &str, path: &Path) -> Box<dyn Port> {
         tx_descriptors: 256,
         queue_pairs: 1,
         data_room_bytes: PoolConfig::default().data_room_bytes as usize,
+        offloads: false,
     };
     open(&format!("{kind}:{}", path.display()), &config).unwrap()
 }

@@ -378,6 +378,7 @@ impl Engine {
                     tx_descriptors: plan.txd,
                     queue_pairs: plan.terms.cores,
                     data_room_bytes: self.data_room_bytes as usize,
+                    offloads: false,
                 },
             )
         };

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::slice;
 
 use super::mbuf::NoRoom;
+use super::offload::Offload;
 use super::pool::PoolInner;
 use super::pool::sync::{AtomicU16, Ordering, fence};
 use super::region::Iova;
@@ -30,11 +31,18 @@ pub(super) struct Element {
     /// Where the data starts, in bytes from `room`.
     pub data_off: u32,
     pub len: u32,
-    /// Bytes of the data room in use, headroom included.
-    pub room_bytes: u32,
+    /// Meant only if `offload` says so.
+    pub hash: u32,
+    /// The data room in use, headroom included, in units of [`ROOM_UNIT_BYTES`].
+    pub room_units: u16,
     /// Handles that may reach this element's own data room.
     pub refcnt: AtomicU16,
+    /// Of a frame's first segment; one store of eight bytes clears it with every allocation.
+    pub offload: Offload,
 }
+
+/// Data rooms have a length that is a multiple of this, so that 16 bits can say it.
+pub(super) const ROOM_UNIT_BYTES: u32 = 8;
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Element>() == 64);
@@ -79,6 +87,8 @@ impl Mbuf {
     pub(super) fn reset(&mut self, headroom_bytes: u32) {
         self.set_data(headroom_bytes, 0);
         self.set_rx_ticks(0);
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe { (*self.element_mut()).offload = Offload::NONE }
     }
 
     #[inline]
@@ -128,7 +138,45 @@ impl Mbuf {
     #[inline]
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        self.element().room_bytes as usize
+        usize::from(self.element().room_units) * ROOM_UNIT_BYTES as usize
+    }
+
+    /// What is still to be done with the frame, or known of it. Of the frame's first segment.
+    #[inline]
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.element().offload
+    }
+
+    /// Says what is still to be done with the frame, or known of it, to the frame's first segment. A fresh mbuf says
+    /// [`Offload::NONE`]. The hash stays.
+    ///
+    /// Ports and what lies behind them rely on it: the places must lie within the frame. A frame for which they do not
+    /// is never sent, but dropped and counted (`tx_errors`).
+    #[inline]
+    pub fn set_offload(&mut self, offload: Offload) {
+        let offload = offload.with_hash(self.element().offload.has_hash());
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe { (*self.element_mut()).offload = offload }
+    }
+
+    /// The hash that the device computed over the frame's addresses and ports, if it did.
+    #[inline]
+    #[must_use]
+    pub fn rx_hash(&self) -> Option<u32> {
+        let Element { offload, hash, .. } = self.element();
+        offload.has_hash().then_some(*hash)
+    }
+
+    /// Notes the device's hash.
+    #[inline]
+    pub fn set_rx_hash(&mut self, hash: u32) {
+        let element = self.element_mut();
+        // SAFETY: we own the plain fields and hold no reference to them.
+        unsafe {
+            (*element).hash = hash;
+            (*element).offload = (*element).offload.with_hash(true);
+        }
     }
 
     /// Start of the data as our address; valid for [`len`](Self::len) bytes, and for
@@ -220,13 +268,15 @@ impl Mbuf {
         // SAFETY: `direct` is our own element or one that we hold a count of; only its atomic is touched.
         let before = unsafe { (*direct.as_ptr()).refcnt.fetch_add(1, Ordering::Relaxed) };
         assert!(before < u16::MAX / 2, "too many clones of one mbuf");
-        let Element { room, room_bytes, data_off, len, .. } = *element;
+        let Element { room, room_units, data_off, len, offload, hash, .. } = *element;
         let target = clone.element_mut();
         // SAFETY: `clone` is exclusively ours and unshared; its own room is restored when it is given up.
         unsafe {
             (*target).direct = Some(direct);
             (*target).room = room;
-            (*target).room_bytes = room_bytes;
+            (*target).room_units = room_units;
+            (*target).offload = offload;
+            (*target).hash = hash;
         }
         clone.set_data(data_off, len);
     }
@@ -238,9 +288,9 @@ impl Mbuf {
     /// [`NoRoom`] when the tailroom is shorter or a clone shares the room.
     #[inline]
     pub fn append(&mut self, count: usize) -> Result<&mut [u8], NoRoom> {
-        let Element { data_off, len, room_bytes, room, .. } = *self.element();
+        let Element { data_off, len, room, .. } = *self.element();
         let end = data_off as usize + len as usize;
-        let tailroom = room_bytes as usize - end;
+        let tailroom = self.room_bytes() - end;
         if count > tailroom {
             return Err(NoRoom::Short { asked: count, room: tailroom });
         }
@@ -277,8 +327,8 @@ impl Mbuf {
     /// first `skip` are left out. False, and nothing changed, if they would end outside the room.
     #[inline]
     pub(crate) fn set_written(&mut self, skip: u32, written: u32) -> bool {
-        let Element { data_off, room_bytes, .. } = *self.element();
-        if written > room_bytes - data_off || skip > written {
+        let Element { data_off, room_units, .. } = *self.element();
+        if written > u32::from(room_units) * ROOM_UNIT_BYTES - data_off || skip > written {
             return false;
         }
         self.set_data(data_off + skip, written - skip);
@@ -414,7 +464,7 @@ fn give_up_linked(first: NonNull<Element>) {
             if let Some(direct) = (*fields).direct.take() {
                 let pool = (*fields).pool.as_ptr();
                 (*fields).room = (*pool).room_of(element);
-                (*fields).room_bytes = (*pool).room_bytes;
+                (*fields).room_units = (*pool).room_units;
                 give_up(direct);
             }
             give_up(element);

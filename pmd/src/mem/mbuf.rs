@@ -107,19 +107,25 @@ impl Mbuf {
         clone.ok_or(NoRoom::Empty)
     }
 
-    /// A copy of the whole frame in one segment of `pool`, stamp included.
+    /// A copy of the whole frame in one segment of `pool`, or of the one beside it if the frame is long; stamp, hash
+    /// and offload included.
     ///
     /// # Errors
-    /// [`NoRoom`] when the pool is empty or its data room is shorter than the frame.
+    /// [`NoRoom::Empty`] when there is no mbuf that holds it.
     pub fn copy_linear(&self, pool: &HomePool) -> Result<Mbuf, NoRoom> {
-        let mut copy = pool.alloc().ok_or(NoRoom::Empty)?;
-        let mut to = copy.append(self.pkt_len())?;
+        let bytes = self.pkt_len();
+        let mut copy = pool.alloc_for(bytes).ok_or(NoRoom::Empty)?;
+        let mut to = copy.append(bytes)?;
         for segment in self.segments() {
             let (here, rest) = to.split_at_mut(segment.len());
             here.copy_from_slice(segment.data());
             to = rest;
         }
         copy.set_rx_ticks(self.rx_ticks());
+        copy.set_offload(self.offload());
+        if let Some(hash) = self.rx_hash() {
+            copy.set_rx_hash(hash);
+        }
         Ok(copy)
     }
 }

@@ -6,11 +6,13 @@
 //!   Mbuf     owning handle to one frame, or one segment of it        moves between rooms, cores and devices
 //! ```
 
+pub mod checksum;
 #[allow(unsafe_code)]
 mod element;
 #[allow(unsafe_code)]
 mod mapping;
 mod mbuf;
+mod offload;
 #[allow(unsafe_code)]
 mod pool;
 #[allow(unsafe_code)]
@@ -19,5 +21,6 @@ mod region;
 pub use element::Mbuf;
 pub(crate) use element::{copy, prefetch, prefetch_for_write};
 pub use mbuf::{NoRoom, Segments};
+pub use offload::{Offload, PartialChecksum, SegmentKind, Segmentation};
 pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};
 pub use region::{Carved, Iova, PageSize, Region, RegionConfig, RegionError};

@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-use super::element::{Element, Mbuf};
+use super::element::{Element, Mbuf, ROOM_UNIT_BYTES};
+use super::offload::Offload;
 use super::region::Region;
 use sync::{ArrayQueue, AtomicU16, AtomicU64, Ordering, OwnerCell};
 
@@ -41,7 +42,8 @@ unsafe impl Send for Returned {}
 pub(super) struct PoolInner {
     /// The home thread's token, [`NOBODY`](sync::NOBODY) when there is none.
     owner: AtomicU64,
-    pub(super) room_bytes: u32,
+    /// Bytes of a room, headroom included, in units of [`ROOM_UNIT_BYTES`].
+    pub(super) room_units: u16,
     headroom_bytes: u32,
     stride_bytes: usize,
     rooms: *mut u8,
@@ -88,6 +90,11 @@ impl PoolInner {
         // ORDERING: Relaxed. If the value is our token then we wrote it; any other value says no, and a thread that
         //           never adopted a pool has a token that no owner has.
         self.owner.load(Ordering::Relaxed) == sync::token()
+    }
+
+    #[inline]
+    fn data_room_bytes(&self) -> usize {
+        usize::from(self.room_units) * ROOM_UNIT_BYTES as usize - self.headroom_bytes as usize
     }
 
     /// Takes back an element whose last handle is gone.
@@ -188,7 +195,7 @@ impl Pool {
     /// [`PoolError`].
     pub fn new(region: &Arc<Region>, config: PoolConfig) -> Result<Self, PoolError> {
         config.check()?;
-        let PoolConfig { mbufs, headroom_bytes, data_room_bytes } = config;
+        let PoolConfig { mbufs, headroom_bytes, .. } = config;
         let rooms = region.carve(config.region_bytes(), 64)?.ptr;
         let metadata = |source| PoolError::Metadata { mbufs, source };
         let map = MmapMut::map_anon(mbufs * size_of::<Element>()).map_err(metadata)?;
@@ -196,7 +203,7 @@ impl Pool {
         let _ = map.advise(Advice::HugePage);
         let inner = Box::new(PoolInner {
             owner: AtomicU64::new(sync::NOBODY),
-            room_bytes: headroom_bytes + data_room_bytes,
+            room_units: config.room_units(),
             headroom_bytes,
             stride_bytes: config.stride_bytes(),
             rooms,
@@ -225,7 +232,7 @@ impl Pool {
             .owner
             .compare_exchange(sync::NOBODY, token, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|_| PoolError::Adopted)?;
-        Ok(HomePool { pool: self.clone(), _home_thread_only: PhantomData })
+        Ok(HomePool { pool: self.clone(), large: None, _home_thread_only: PhantomData })
     }
 
     /// Number of mbufs in the pool.
@@ -254,8 +261,10 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
             rx_ticks: 0,
             data_off: pool.headroom_bytes,
             len: 0,
-            room_bytes: pool.room_bytes,
+            hash: 0,
+            room_units: pool.room_units,
             refcnt: AtomicU16::new(1),
+            offload: Offload::NONE,
         };
         // SAFETY: the slot is ours and uninitialised memory is overwritten, not dropped; nobody else uses the
         // stack yet.
@@ -275,6 +284,8 @@ unsafe fn fill(inner: NonNull<PoolInner>) {
 #[derive(Debug)]
 pub struct HomePool {
     pool: Pool,
+    /// For frames that no mbuf of `pool` holds.
+    large: Option<Box<HomePool>>,
     _home_thread_only: PhantomData<*mut ()>,
 }
 
@@ -300,6 +311,34 @@ impl HomePool {
     fn alloc_returned(&self) -> Option<Mbuf> {
         self.available(1);
         self.pop()
+    }
+
+    /// The same home with a second pool beside it, of which [`alloc_for`](Self::alloc_for) gives mbufs for frames that
+    /// are too long for this one's.
+    #[must_use]
+    pub fn with_large(mut self, large: HomePool) -> HomePool {
+        self.large = Some(Box::new(large));
+        self
+    }
+
+    /// One fresh mbuf, empty, whose data room holds `bytes`: of this pool if its mbufs do, else of the one
+    /// [beside it](Self::with_large). `None` when that is empty, or not there, or its mbufs are too small as well.
+    #[inline]
+    #[must_use]
+    pub fn alloc_for(&self, bytes: usize) -> Option<Mbuf> {
+        if bytes <= self.data_room_bytes() { self.alloc() } else { self.large_for(bytes)?.alloc() }
+    }
+
+    /// Whether [`alloc_for`](Self::alloc_for) would give a mbuf for a frame of `bytes` that this pool's do not hold.
+    #[inline]
+    #[must_use]
+    pub fn has_large(&self, bytes: usize) -> bool {
+        self.large_for(bytes).is_some_and(|large| large.available(1) > 0)
+    }
+
+    #[inline]
+    fn large_for(&self, bytes: usize) -> Option<&HomePool> {
+        self.large.as_deref().filter(|large| bytes <= large.data_room_bytes())
     }
 
     /// Up to `count` fresh mbufs; fewer when the pool holds fewer. Whatever is not taken stays in the pool.
@@ -336,7 +375,7 @@ impl HomePool {
     #[inline]
     #[must_use]
     pub fn data_room_bytes(&self) -> usize {
-        (self.inner().room_bytes - self.inner().headroom_bytes) as usize
+        self.inner().data_room_bytes()
     }
 
     /// Where the mbufs are now.

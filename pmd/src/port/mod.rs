@@ -3,6 +3,7 @@
 mod counters;
 mod fault;
 mod idle;
+mod offloads;
 mod open;
 mod spec;
 
@@ -17,6 +18,7 @@ pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
 pub use fault::QueueFault;
 pub use idle::Arm;
+pub use offloads::Offloads;
 pub use open::{OpenConfig, OpenError, open, region_bytes};
 pub use spec::{PortSpec, SpecError};
 
@@ -73,6 +75,13 @@ pub trait QueuePair: Send {
         0
     }
 
+    /// What the port does itself with frames that are sent by this queue pair now. A frame that needs more is completed
+    /// in software (its checksum) or dropped and counted (`tx_errors`; segmentation is for who knows the protocol). A
+    /// device side has what its driver of the moment takes.
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+
     /// The core stops polling: gives back whatever belongs to the other side, so that this can stop or reset without
     /// waiting for us. Afterwards bursts move nothing. Cold.
     fn quiesce(&mut self);
@@ -124,6 +133,9 @@ pub struct PortInfo {
     pub queue_pairs: u16,
     /// Negotiated virtio feature bits; for a device side that no driver has joined yet, the offered ones.
     pub features: u64,
+    /// What the port does itself; for a device side, at most: its driver may accept less, and
+    /// [`QueuePair::offloads`] says what it did.
+    pub offloads: Offloads,
 }
 
 /// State of the link.

@@ -17,7 +17,7 @@ mod spec;
 use std::time::Instant;
 
 use crate::mem::HomePool;
-use crate::port::{Burst, Link, MAX_BURST, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Burst, Link, MAX_BURST, Offloads, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use crate::virtio::transport::TransportError;
 use pipe::Pipe;
 pub(crate) use spec::Impairments;
@@ -150,6 +150,10 @@ impl QueuePair for NetemPair {
         self.rx.clear();
         self.tx.clear();
         self.spares.clear();
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.pair.offloads()
     }
 
     fn counters(&self) -> QueueCounters {

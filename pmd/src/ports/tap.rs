@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
-use crate::port::{Link, OpenConfig, Port, PortInfo, QueuePair};
+use crate::port::{Link, Offloads, OpenConfig, Port, PortInfo, QueuePair};
 use crate::virtio::spec::net;
 use crate::virtio::transport::TransportError;
 use queue::TapQueue;
@@ -218,6 +218,7 @@ impl TapPort {
             tx_descriptors: config.tx_descriptors,
             queue_pairs: spec.queues,
             features: 0,
+            offloads: Offloads::default(),
         };
         if spec.persist {
             sys::set_persistent(&queues[0]).map_err(failed("keep"))?;

@@ -8,6 +8,7 @@ use super::ring::{DriverRing, QueueMemory};
 use super::spec::{feature, split, status};
 use super::transport::{Transport, TransportError};
 use crate::mem::{Region, RegionError};
+use crate::port::Offloads;
 
 /// Why a device could not be brought up.
 #[derive(Debug, Error)]
@@ -83,12 +84,12 @@ impl Device {
         step("DRIVER", transport.set_status(status::DRIVER))?;
         let offered = step("reading the features", transport.device_features())?;
         let required = feature::VERSION_1 | transport.required_features() | insisted;
-        if let missing @ 1.. = required & !offered {
+        let accepted = Offloads::consistent(required | (wanted & offered));
+        if let missing @ 1.. = required & !(offered & accepted) {
             let _ = transport.set_status(status::FAILED);
             let hint = missing_hint(missing, insisted);
             return Err(InitError::MissingFeature { missing, offered, hint });
         }
-        let accepted = required | (wanted & offered);
         step("accepting features", transport.set_driver_features(accepted))?;
         step("FEATURES_OK", transport.set_status(status::FEATURES_OK))?;
         if step("reading the status", transport.status())? & status::FEATURES_OK == 0 {

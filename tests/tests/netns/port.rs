@@ -43,6 +43,7 @@ fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Po
             tx_descriptors: 256,
             queue_pairs: 1,
             data_room_bytes: 2048,
+            offloads: false,
         };
         open(spec, &config)
     };

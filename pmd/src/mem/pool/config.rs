@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::mem::element::ROOM_UNIT_BYTES;
 use crate::mem::region::RegionError;
 
 /// What a pool holds.
@@ -11,7 +12,7 @@ pub struct PoolConfig {
     pub mbufs: usize,
     /// Free bytes in front of the data of a fresh mbuf; at least 64, since a device's packet header goes there.
     pub headroom_bytes: u32,
-    /// Bytes for data behind the headroom.
+    /// Bytes for data behind the headroom: 64 to 65,600. There are up to seven more, as a room is a multiple of eight.
     pub data_room_bytes: u32,
 }
 
@@ -22,8 +23,15 @@ impl Default for PoolConfig {
 }
 
 impl PoolConfig {
-    const MAX_DATA_ROOM_BYTES: u32 = 64 << 10;
+    /// The longest IP packet, and its Ethernet header with two VLAN tags, and some.
+    const MAX_DATA_ROOM_BYTES: u32 = (64 << 10) + 64;
     const MAX_MBUFS: usize = 1 << 24;
+
+    /// A room in units, the last one whole.
+    pub(super) fn room_units(&self) -> u16 {
+        let units = (self.headroom_bytes + self.data_room_bytes).div_ceil(ROOM_UNIT_BYTES);
+        u16::try_from(units).unwrap_or(u16::MAX)
+    }
 
     /// Bytes between two data rooms: an odd number of cache lines, so that the hot first lines of the rooms
     /// spread over all sets of the cache.

@@ -73,17 +73,17 @@ fn out_of_range_configuration_is_named() {
     };
     check(PoolConfig { mbufs: 0, ..Default::default() }, "mbufs is 0");
     check(PoolConfig { headroom_bytes: 12, ..Default::default() }, "headroom_bytes is 12");
-    check(PoolConfig { data_room_bytes: 65_537, ..Default::default() }, "data_room_bytes is 65537");
+    check(PoolConfig { data_room_bytes: 65_601, ..Default::default() }, "data_room_bytes is 65601");
     check(PoolConfig { mbufs: 100, ..Default::default() }, "packet memory is full");
 }
 
 #[test]
 fn largest_data_room_is_usable_to_its_last_byte() {
-    let config = PoolConfig { mbufs: 2, headroom_bytes: 4096, data_room_bytes: 65_536 };
+    let config = PoolConfig { mbufs: 2, headroom_bytes: 4096, data_room_bytes: 65_600 };
     let home = Pool::new(&region(config.region_bytes()), config).unwrap().adopt().unwrap();
     let mut mbuf = home.alloc().unwrap();
-    mbuf.append(65_536).unwrap()[65_535] = 7;
-    assert_eq!((mbuf.tailroom(), mbuf.data()[65_535]), (0, 7));
+    mbuf.append(65_600).unwrap()[65_599] = 7;
+    assert_eq!((mbuf.tailroom(), mbuf.data()[65_599]), (0, 7));
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn through(options: &str, count: u32) -> Outcome {
         tx_descriptors: 256,
         queue_pairs: 1,
         data_room_bytes: 2048,
+        offloads: false,
     };
     let mut near = open(&format!("netem:{options}/loop:b"), &config).unwrap();
     let mut far = open("loop:a", &config).unwrap();

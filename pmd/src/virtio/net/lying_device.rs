@@ -84,6 +84,7 @@ impl Victim {
             tx_descriptors: SIZE,
             queue_pairs: 1,
             data_room_bytes,
+            offloads: false,
         };
         let identity =
             Identity { name: "test".into(), driver: "test", mac: [2, 0, 0, 0, 0, 1], with: 0, without: 0 };
@@ -285,6 +286,7 @@ fn device_without_version_1_is_refused_by_name() {
         tx_descriptors: 8,
         queue_pairs: 1,
         data_room_bytes: 2048,
+        offloads: false,
     };
     let identity = Identity { name: "test".into(), driver: "test", mac: [2; 6], with: 0, without: 0 };
     let legacy = Arc::new(TestDevice { offered: feature::MAC, ..TestDevice::default() });

@@ -20,7 +20,7 @@ use super::spec::{feature, net};
 use super::split::driver::DriverQueue;
 use super::transport::{Transport, TransportError};
 use crate::mem::HomePool;
-use crate::port::{Burst, Link, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use rx::Receiver;
 use tx::Transmitter;
 
@@ -95,6 +95,7 @@ impl NetPort {
             tx_descriptors: transmit.size(),
             queue_pairs: 1,
             features: device.features(),
+            offloads: Offloads::of_driver(device.features()),
         };
         let mergeable = device.features() & feature::MRG_RXBUF != 0;
         let pair = NetQueuePair {

@@ -23,6 +23,7 @@ fn linked(options: &str, descriptors: u16, pool: PoolConfig) -> Linked {
         tx_descriptors: descriptors,
         queue_pairs: 1,
         data_room_bytes: pool.data_room_bytes as usize,
+        offloads: false,
     };
     let mut driver = open(&format!("loop:a{options}"), &config).unwrap();
     let mut device = open("loop:b", &config).unwrap();
