@@ -15,9 +15,10 @@ mod tx;
 use std::sync::Arc;
 
 use super::init::{Device, InitError, Queues};
+use super::packed::driver::PackedDriver;
 use super::ring::{DriverRing, QueueMemory};
 use super::spec::{feature, net};
-use super::split::driver::DriverQueue;
+use super::split::driver::SplitDriver;
 use super::transport::{Transport, TransportError};
 use crate::mem::HomePool;
 use crate::port::{Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
@@ -25,11 +26,17 @@ use rx::Receiver;
 use tx::Transmitter;
 
 /// What we know to use.
-pub(crate) const SUPPORTED: u64 =
-    feature::MAC | feature::MTU | feature::STATUS | feature::MRG_RXBUF | feature::ORDER_PLATFORM;
+pub(crate) const SUPPORTED: u64 = feature::MAC
+    | feature::MTU
+    | feature::STATUS
+    | feature::MRG_RXBUF
+    | feature::EVENT_IDX
+    | feature::RING_PACKED
+    | feature::IN_ORDER
+    | feature::ORDER_PLATFORM;
 
 /// What we use where the device offers it, unless the user says otherwise.
-const WANTED: u64 = SUPPORTED;
+const WANTED: u64 = SUPPORTED & !(feature::EVENT_IDX | feature::RING_PACKED | feature::IN_ORDER);
 
 /// Ethernet's customary MTU, where the device states none.
 const DEFAULT_MTU: u16 = 1500;
@@ -70,7 +77,14 @@ impl NetPort {
         config: &OpenConfig<'_>,
     ) -> Result<Self, InitError> {
         let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without, identity.with)?);
-        let (info, pairs) = Self::pairs::<DriverQueue>(&device, &identity, config)?;
+        let has = |bit| device.features() & bit != 0;
+        let pairs = match (has(feature::RING_PACKED), has(feature::IN_ORDER)) {
+            (false, false) => Self::pairs::<SplitDriver<false>>,
+            (false, true) => Self::pairs::<SplitDriver<true>>,
+            (true, false) => Self::pairs::<PackedDriver<false>>,
+            (true, true) => Self::pairs::<PackedDriver<true>>,
+        };
+        let (info, pairs) = pairs(&device, &identity, config)?;
         Ok(Self { name: identity.name, info, device, pairs })
     }
 

@@ -131,7 +131,7 @@ impl<R: DriverRing> Receiver<R> {
     /// which stops the queue.
     #[cold]
     fn is_only_empty(&mut self, mbuf: &Mbuf, len: u32) -> bool {
-        let posted = posted_bytes(mbuf);
+        let posted = Piece::room_of(mbuf).len;
         if len > posted {
             self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted });
             return false;
@@ -149,18 +149,11 @@ impl<R: DriverRing> Receiver<R> {
         }
         let mut posted = 0;
         for mbuf in pool.alloc_bulk(free) {
-            let piece = Piece { address: mbuf.iova().0, len: posted_bytes(&mbuf) };
+            let piece = Piece::room_of(&mbuf);
             self.queue.post(mbuf, piece, true);
             posted += 1;
         }
         self.counters.rx_nombuf += u64::from(posted < free);
         self.counters.notifications += u64::from(self.queue.publish());
     }
-}
-
-/// Bytes of the buffer that a fresh mbuf was posted as: all of its room behind the headroom.
-#[inline]
-#[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
-fn posted_bytes(mbuf: &Mbuf) -> u32 {
-    (mbuf.room_bytes() - mbuf.headroom()) as u32
 }

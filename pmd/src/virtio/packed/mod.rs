@@ -14,7 +14,9 @@
 //!
 //! [`Areas`] is the one place that touches the shared bytes.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+pub(crate) mod driver;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::spec::packed::{DESC_F_AVAIL, DESC_F_USED, Descriptor, EVENT_WRAP};
 
@@ -59,6 +61,30 @@ impl Cursor {
     #[inline]
     pub(crate) fn is_used(self, flags: u16) -> bool {
         flags & (DESC_F_AVAIL | DESC_F_USED) == self.used_flags()
+    }
+}
+
+/// A descriptor without its address: what the two sides tell each other by one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// Bytes of the buffer; in a used descriptor, those written.
+    pub len: u32,
+    /// Buffer id.
+    pub id: u16,
+    /// `DESC_F_*`.
+    pub flags: u16,
+}
+
+impl Tail {
+    #[inline]
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.len) | u64::from(self.id) << 32 | u64::from(self.flags) << 48
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // the parts
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self { len: bits as u32, id: (bits >> 32) as u16, flags: (bits >> 48) as u16 }
     }
 }
 
@@ -132,6 +158,16 @@ impl Areas {
         }
     }
 
+    /// How many descriptors lie from `start` to `end`, which are not the same: 1 to a lap.
+    #[inline]
+    pub(crate) fn distance(&self, start: Cursor, end: Cursor) -> u16 {
+        if start.wrap == end.wrap {
+            end.position - start.position
+        } else {
+            self.size - start.position + end.position
+        }
+    }
+
     #[inline]
     fn at(&self, cursor: Cursor) -> *mut Descriptor {
         debug_assert!(cursor.position < self.size);
@@ -140,46 +176,48 @@ impl Areas {
     }
 
     #[inline]
-    fn flags_of(&self, cursor: Cursor) -> &AtomicU16 {
-        // SAFETY: `flags` lies 14 bytes into a descriptor, which is 16-byte aligned and mapped; both sides access it
+    fn tail_of(&self, cursor: Cursor) -> &AtomicU64 {
+        // SAFETY: the second half of a descriptor, which is 16-byte aligned and mapped; both sides access it
         // atomically.
-        unsafe { AtomicU16::from_ptr(self.at(cursor).cast::<u8>().add(14).cast()) }
+        unsafe { AtomicU64::from_ptr(self.at(cursor).cast::<u64>().add(1)) }
     }
 
-    /// The flags, to find out whose turn it is.
     #[inline]
-    pub(crate) fn read_flags(&self, cursor: Cursor) -> u16 {
-        // ORDERING: Acquire. The rest of the descriptor, the descriptors behind it that were written before it, and
-        //           the buffers are complete. Partner: the other side's Release in `write_flags` (or its wmb).
+    fn address_of(&self, cursor: Cursor) -> &AtomicU64 {
+        // SAFETY: the first half of a descriptor, which is 16-byte aligned and mapped; both sides access it
+        // atomically.
+        unsafe { AtomicU64::from_ptr(self.at(cursor).cast()) }
+    }
+
+    /// Everything but the address, read at once: what it returns is private, and was all there when the flags were.
+    #[inline]
+    pub(crate) fn read_tail(&self, cursor: Cursor) -> Tail {
+        // ORDERING: Acquire. The address, the descriptors behind it that were written before it, and the buffers are
+        //           complete. Partner: the other side's Release in `write_tail` (or its wmb before the flags).
         //           virtio 1.2 §2.8.21, §2.8.22.
-        self.flags_of(cursor).load(Ordering::Acquire)
+        Tail::from_bits(self.tail_of(cursor).load(Ordering::Acquire))
     }
 
-    /// Hands a descriptor whose other fields are written to the other side.
+    /// Hands a descriptor, whose address is written, to the other side.
     #[inline]
-    pub(crate) fn write_flags(&self, cursor: Cursor, flags: u16) {
-        // ORDERING: Release. The rest of the descriptor and the buffers' bytes become visible before these flags.
+    pub(crate) fn write_tail(&self, cursor: Cursor, tail: Tail) {
+        // ORDERING: Release. The address and the buffers' bytes become visible before these flags.
         //           Partner: the other side's read of the flags. virtio 1.2 §2.8.21, §2.8.22.
-        self.flags_of(cursor).store(flags, Ordering::Release);
+        self.tail_of(cursor).store(tail.to_bits(), Ordering::Release);
     }
 
-    /// The whole descriptor; read it after [`read_flags`](Self::read_flags) said that it is ours.
+    /// The address, after [`read_tail`](Self::read_tail) said that the descriptor is ours.
     #[inline]
-    pub(crate) fn read(&self, cursor: Cursor) -> Descriptor {
-        // SAFETY: within the ring. One read: what it returns is private.
-        unsafe { self.at(cursor).read_volatile() }
+    pub(crate) fn read_address(&self, cursor: Cursor) -> u64 {
+        // ORDERING: Relaxed. Ordered by the tail, which is read before it.
+        self.address_of(cursor).load(Ordering::Relaxed)
     }
 
-    /// All but the flags of the descriptor.
+    /// The address, before [`write_tail`](Self::write_tail) hands the descriptor over.
     #[inline]
-    pub(crate) fn write_body(&self, cursor: Cursor, address: u64, len: u32, id: u16) {
-        let at = self.at(cursor);
-        // SAFETY: within the ring.
-        unsafe {
-            (&raw mut (*at).address).write_volatile(address);
-            (&raw mut (*at).len).write_volatile(len);
-            (&raw mut (*at).id).write_volatile(id);
-        }
+    pub(crate) fn write_address(&self, cursor: Cursor, address: u64) {
+        // ORDERING: Relaxed. Ordered by the tail, which is written after it.
+        self.address_of(cursor).store(address, Ordering::Relaxed);
     }
 
     #[inline]

@@ -21,6 +21,13 @@ impl Piece {
     pub(crate) fn of(segment: &Mbuf) -> Self {
         Self { address: segment.iova().0, len: segment.len() as u32 }
     }
+
+    /// All of the room of one segment behind its headroom: what a device may write to.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // a room is at most 68 KiB
+    pub(crate) fn room_of(segment: &Mbuf) -> Self {
+        Self { address: segment.iova().0, len: (segment.room_bytes() - segment.headroom()) as u32 }
+    }
 }
 
 /// One virtqueue, driver side: mbufs move in when they are posted, out when the device used them.
@@ -55,8 +62,8 @@ pub(crate) trait DriverRing: Send + Sized + 'static {
     /// Stops the queue for good; the first fault stays.
     fn set_fault(&mut self, fault: QueueFault) -> QueueFault;
 
-    /// Moves `mbuf` to the device as one buffer at `piece`: to be written if `writable`, else to be read.
-    /// The caller made sure that a descriptor is free.
+    /// Moves `mbuf` to the device as one buffer at `piece`: to be read, or, if `writable`, to be written, and then it
+    /// is [`Piece::room_of`] an empty `mbuf`. The caller made sure that a descriptor is free.
     fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool);
 
     /// Moves `mbuf` to the device as a chain to be read: `first`, then each of its segments that holds data. The
@@ -78,7 +85,8 @@ pub(crate) trait DriverRing: Send + Sized + 'static {
     /// beyond it is a guess.
     fn peek(&self, ahead: u16) -> Option<&Mbuf>;
 
-    /// Takes back the mbuf of the next used buffer, with the length the device states. The caller knows from
+    /// Takes back the mbuf of the next used buffer, with the length the device states: all of it, for one that another's
+    /// used element speaks for (`IN_ORDER`, virtio 1.2 §2.7.9, §2.8.9). The caller knows from
     /// [`ready`](Self::ready) that there is one. `None` when the device named no buffer that it holds: the
     /// queue has stopped, and [`fault`](Self::fault) says with which lie.
     fn complete(&mut self) -> Option<(Mbuf, u32)>;

@@ -3,14 +3,18 @@
 //! Free descriptors form a FIFO, so a device that works in order keeps getting the same descriptor in the
 //! same place, the entries of the available ring never change, and their cache lines are never taken from the
 //! device again.
+//!
+//! With `IN_ORDER` the device promises that order: descriptors are taken round the table, the FIFO is two counters,
+//! and a used element speaks for all chains up to the one it names.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::Areas;
+use super::{Areas, event_is_due};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
 use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
+use crate::virtio::spec::feature;
 use crate::virtio::spec::split::{
     AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
 };
@@ -59,11 +63,11 @@ impl<T> Masked<T> {
 }
 
 /// One split virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
-pub(crate) struct DriverQueue {
+pub(crate) struct SplitDriver<const IN_ORDER: bool> {
     areas: Areas,
     notifier: Notifier,
     slots: Masked<Slot>,
-    /// FIFO of free descriptors: `free[free_head..free_tail]`.
+    /// FIFO of free descriptors: `free[free_head..free_tail]`. With `IN_ORDER` each is its place in it.
     free: Masked<u16>,
     free_head: u16,
     free_tail: u16,
@@ -74,23 +78,27 @@ pub(crate) struct DriverQueue {
     published: u16,
     /// Our next index in the used ring.
     next_used: u16,
+    /// The device's, when we last looked.
+    used_seen: u16,
+    /// With `IN_ORDER`, the last chain of the batch that is being taken back, and the bytes written to it.
+    batch: Option<(u32, u32)>,
+    event_idx: bool,
     fault: Option<QueueFault>,
     region: Arc<Region>,
 }
 
-impl DriverQueue {
+impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
     /// As [`DriverRing::new`], with both indices at `start`, for a device that will be told the same.
-    pub(crate) fn starting_at(memory: &QueueMemory, region: &Arc<Region>, start: u16) -> Self {
+    pub(crate) fn starting_at(memory: &QueueMemory, region: &Arc<Region>, features: u64, start: u16) -> Self {
         let QueueMemory { descriptors, driver_area, device_area, size, .. } = *memory;
         // SAFETY: carved from the region, which we keep alive, with these sizes and alignment; `carve` gives
         // each byte out once.
         let areas = unsafe { Areas::new(descriptors.ptr, driver_area.ptr, device_area.ptr, size) };
-        areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
         for id in 0..size {
             areas.write_available(id, id);
         }
         areas.publish_available(start);
-        Self {
+        let mut this = Self {
             slots: Masked::new(size, |_| Slot::default()),
             // The FIFO starts where the available ring does, so that entry and descriptor agree from the start.
             free: Masked::new(size, |id| id),
@@ -100,23 +108,30 @@ impl DriverQueue {
             next_available: start,
             published: start,
             next_used: start,
+            used_seen: start,
+            batch: None,
+            event_idx: features & feature::EVENT_IDX != 0,
             fault: None,
             notifier: Notifier::Polled,
             areas,
             region: Arc::clone(region),
-        }
+        };
+        this.disarm();
+        this
     }
 
     #[inline]
     fn take_free(&mut self) -> u16 {
-        let id = *self.free.at(self.free_head);
+        let id = if IN_ORDER { self.free_head & self.free.mask } else { *self.free.at(self.free_head) };
         self.free_head = self.free_head.wrapping_add(1);
         id
     }
 
     #[inline]
     fn put_free(&mut self, id: u16) {
-        *self.free.at(self.free_tail) = id;
+        if !IN_ORDER {
+            *self.free.at(self.free_tail) = id;
+        }
         self.free_tail = self.free_tail.wrapping_add(1);
     }
 
@@ -130,6 +145,30 @@ impl DriverQueue {
         self.next_available = self.next_available.wrapping_add(1);
     }
 
+    /// Which chain is next, and how many bytes were written to it (`None` for all of it). A fault when the batch that
+    /// the device named reaches further than its index.
+    #[inline]
+    fn next_of_batch(&mut self) -> Result<(u32, Option<u32>), QueueFault> {
+        // The oldest descriptor that is not free.
+        let id = u32::from(self.free_tail & self.free.mask);
+        let (last, len) = self.batch.take().unwrap_or_else(|| {
+            let UsedElement { id, len } = self.areas.read_used(self.next_used);
+            (id, len)
+        });
+        if last == id {
+            return Ok((id, Some(len)));
+        }
+        if last >= u32::from(self.size()) {
+            let size = self.size();
+            return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id: last, size }));
+        }
+        if self.used_seen.wrapping_sub(self.next_used) <= 1 {
+            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: last }));
+        }
+        self.batch = Some((last, len));
+        Ok((id, None))
+    }
+
     #[cold]
     fn put_free_chain(&mut self, mut next: u16, count: u16) {
         for _ in 0..count {
@@ -139,9 +178,9 @@ impl DriverQueue {
     }
 }
 
-impl DriverRing for DriverQueue {
-    fn new(memory: &QueueMemory, region: &Arc<Region>, _features: u64) -> Self {
-        Self::starting_at(memory, region, 0)
+impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
+    fn new(memory: &QueueMemory, region: &Arc<Region>, features: u64) -> Self {
+        Self::starting_at(memory, region, features, 0)
     }
 
     fn set_notifier(&mut self, notifier: Notifier) {
@@ -202,13 +241,17 @@ impl DriverRing for DriverQueue {
         if self.published == self.next_available {
             return false;
         }
-        self.published = self.next_available;
+        let old = std::mem::replace(&mut self.published, self.next_available);
         self.areas.publish_available(self.next_available);
         // ORDERING: SeqCst. The index is visible before the flag is read, or the device might go to sleep on the
         //           old index while we believe the old flag. Partner: the device's full barrier between
         //           clearing the flag and reading avail.idx. virtio 1.2 §2.7.13.4.1.
         fence(Ordering::SeqCst);
-        let wanted = self.areas.used_flags() & USED_F_NO_NOTIFY == 0;
+        let wanted = if self.event_idx {
+            event_is_due(self.areas.avail_event(), self.next_available, old)
+        } else {
+            self.areas.used_flags() & USED_F_NO_NOTIFY == 0
+        };
         if wanted {
             self.notifier.notify();
         }
@@ -220,7 +263,8 @@ impl DriverRing for DriverQueue {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let moved = self.areas.used_index().wrapping_sub(self.next_used);
+        self.used_seen = self.areas.used_index();
+        let moved = self.used_seen.wrapping_sub(self.next_used);
         let outstanding = self.published.wrapping_sub(self.next_used);
         if moved > outstanding {
             return Err(self.set_fault(QueueFault::UsedIndexJump { moved, outstanding }));
@@ -230,13 +274,22 @@ impl DriverRing for DriverQueue {
 
     #[inline]
     fn peek(&self, ahead: u16) -> Option<&Mbuf> {
-        let id = self.areas.read_used(self.next_used.wrapping_add(ahead)).id;
+        let id = if IN_ORDER {
+            u32::from(self.free_tail.wrapping_add(ahead) & self.free.mask)
+        } else {
+            self.areas.read_used(self.next_used.wrapping_add(ahead)).id
+        };
         self.slots.items.get(id as usize)?.mbuf.as_ref()
     }
 
     #[inline]
     fn complete(&mut self) -> Option<(Mbuf, u32)> {
-        let UsedElement { id, len } = self.areas.read_used(self.next_used);
+        let (id, len) = if IN_ORDER {
+            self.next_of_batch().ok()?
+        } else {
+            let UsedElement { id, len } = self.areas.read_used(self.next_used);
+            (id, Some(len))
+        };
         let Some(slot) = self.slots.items.get_mut(id as usize) else {
             let size = self.size();
             self.set_fault(QueueFault::UsedIdOutOfRange { id, size });
@@ -253,12 +306,17 @@ impl DriverRing for DriverQueue {
             self.put_free_chain(next, descriptors - 1);
         }
         self.next_used = self.next_used.wrapping_add(1);
+        let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
         Some((mbuf, len))
     }
 
     fn arm(&mut self) -> bool {
-        self.areas.set_available_flags(0);
-        // ORDERING: SeqCst. The flag is visible before the index is read, or the device might use a buffer and stay
+        if self.event_idx {
+            self.areas.set_used_event(self.next_used);
+        } else {
+            self.areas.set_available_flags(0);
+        }
+        // ORDERING: SeqCst. The wish is visible before the index is read, or the device might use a buffer and stay
         //           silent while we go to sleep. Partner: the device's full barrier between publishing used.idx
         //           and reading the flag. virtio 1.2 §2.7.7.2.
         fence(Ordering::SeqCst);
@@ -266,7 +324,13 @@ impl DriverRing for DriverQueue {
     }
 
     fn disarm(&mut self) {
-        self.areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
+        if self.event_idx {
+            // The flags mean nothing now (virtio 1.2 §2.7.7.1). The entry before the next is a whole lap of the index
+            // away: one notification in 65,536 buffers is what polling costs then.
+            self.areas.set_used_event(self.next_used.wrapping_sub(1));
+        } else {
+            self.areas.set_available_flags(AVAIL_F_NO_INTERRUPT);
+        }
     }
 
     #[cold]

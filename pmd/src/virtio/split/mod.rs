@@ -148,6 +148,52 @@ impl Areas {
         // SAFETY: the first two bytes of the ring.
         unsafe { self.used.cast::<u16>().write_volatile(flags) }
     }
+
+    #[inline]
+    fn used_event_at(&self) -> *mut u16 {
+        // SAFETY: behind the last entry of the available ring. virtio 1.2 §2.7.6.
+        unsafe { self.available.add(RING_ENTRIES).cast::<u16>().add(usize::from(self.size())) }
+    }
+
+    #[inline]
+    fn avail_event_at(&self) -> *mut u16 {
+        // SAFETY: behind the last element of the used ring. virtio 1.2 §2.7.8.
+        unsafe {
+            self.used.add(RING_ENTRIES).cast::<UsedElement>().add(usize::from(self.size())).cast::<u16>()
+        }
+    }
+
+    /// Which used buffer the driver wants to be told of (`EVENT_IDX`).
+    #[inline]
+    #[allow(dead_code)] // until the device side asks for it
+    pub(crate) fn used_event(&self) -> u16 {
+        // SAFETY: within the available ring.
+        unsafe { self.used_event_at().read_volatile() }
+    }
+
+    pub(crate) fn set_used_event(&self, index: u16) {
+        // SAFETY: within the available ring.
+        unsafe { self.used_event_at().write_volatile(index) }
+    }
+
+    /// Which available buffer the device wants to be told of (`EVENT_IDX`).
+    #[inline]
+    pub(crate) fn avail_event(&self) -> u16 {
+        // SAFETY: within the used ring.
+        unsafe { self.avail_event_at().read_volatile() }
+    }
+
+    #[allow(dead_code)] // until the device side sets it
+    pub(crate) fn set_avail_event(&self, index: u16) {
+        // SAFETY: within the used ring.
+        unsafe { self.avail_event_at().write_volatile(index) }
+    }
+}
+
+/// Whether `event` is one of the entries that moving an index from `old` to `new` published. virtio 1.2 §2.7.10.1.
+#[inline]
+pub(crate) fn event_is_due(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::Areas;
 use super::device::DeviceQueue;
-use super::driver::DriverQueue;
+use super::driver::SplitDriver;
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::virtio::attach::{GuestMemory, Position, Ring};
 use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
@@ -138,7 +138,7 @@ proptest! {
     #[test]
     fn driver_follows_a_naive_model(size in size(), start in start(), steps in steps()) {
         let bed = Bed::new(size, 4 * usize::from(size) + 8);
-        let mut driver = DriverQueue::starting_at(&bed.memory, &bed.region, start);
+        let mut driver = SplitDriver::<false>::starting_at(&bed.memory, &bed.region, 0, start);
         let areas = bed.areas();
         areas.publish_used(start);
         let (next_available, next_used) = (start, start);
@@ -273,7 +273,7 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
     while size <= MAX_SIZE {
         let bed = Bed::new(size, usize::from(size) + 1);
         let start = 65_530;
-        let mut driver = DriverQueue::starting_at(&bed.memory, &bed.region, start);
+        let mut driver = SplitDriver::<false>::starting_at(&bed.memory, &bed.region, 0, start);
         bed.areas().publish_used(start);
         let mut device = DeviceQueue::new(&bed.ring(start));
         let (mut sent, mut back) = (0, 0);
@@ -314,7 +314,7 @@ fn notification_is_sent_once_a_burst_and_only_if_wanted() {
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     let bed = Bed::new(8, 8);
-    let mut driver = DriverQueue::new(&bed.memory, &bed.region, 0);
+    let mut driver = SplitDriver::<false>::new(&bed.memory, &bed.region, 0);
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap()));
     let mut post = |count: u64| {

@@ -1,0 +1,371 @@
+//! The driver's side of a packed virtqueue: mbufs move in when they are posted, out when the device used them.
+//!
+//! A burst is shown to the device at once: all its descriptors but the first are written as they are posted, the
+//! first one's flags when the burst is published. The device, which looks at the first, finds the rest behind it.
+//!
+//! The device states buffer ids. With `IN_ORDER` an id is the place of the buffer's first descriptor, and a used
+//! descriptor speaks for all buffers up to the one it names, at the place of the first of them; else ids are handed
+//! out from a stack, and a used descriptor, in the place where the device's last one ended, speaks for its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use super::{Areas, Cursor, Event, Tail};
+use crate::mem::{Mbuf, Region};
+use crate::port::QueueFault;
+use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
+use crate::virtio::spec::feature;
+use crate::virtio::spec::packed::{DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};
+use crate::virtio::transport::Notifier;
+
+/// One packed virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
+pub(crate) struct PackedDriver<const IN_ORDER: bool> {
+    areas: Areas,
+    /// What each buffer id stands for; while an mbuf is here, the device may use its bytes.
+    slots: Box<[Option<Mbuf>]>,
+    /// Descriptors of each buffer: 1 but for those chains.
+    spans: Box<[u16]>,
+    /// Free buffer ids: `ids[..ids_left]`. Unused with `IN_ORDER`.
+    ids: Box<[u16]>,
+    ids_left: u16,
+    /// Free descriptors.
+    free: u16,
+    /// Chains, of several descriptors, that are with the device.
+    chains: u16,
+    /// Buffers posted, shown to the device and taken back since the start, wrapping.
+    posted: u16,
+    published: u16,
+    completed: u16,
+    /// Where the next buffer goes.
+    next_available: Cursor,
+    /// The first descriptor that the device has not been shown, and what its tail will be.
+    head: Cursor,
+    head_tail: Tail,
+    /// Where the device's next used descriptor is that we have not taken back.
+    next_used: Cursor,
+    /// Used buffers found from there on, and where to look further.
+    seen: u16,
+    look: Cursor,
+    /// With `IN_ORDER`, the last buffer of the batch that is being taken back, and the bytes written to it.
+    batch: Option<(u16, u32)>,
+    event_idx: bool,
+    notifier: Notifier,
+    fault: Option<QueueFault>,
+    region: Arc<Region>,
+}
+
+impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
+    /// As [`DriverRing::new`], with both sides at `position` of a lap with this wrap counter, for a device that will
+    /// be told the same.
+    pub(crate) fn starting_at(
+        memory: &QueueMemory,
+        region: &Arc<Region>,
+        features: u64,
+        (position, wrap): (u16, bool),
+    ) -> Self {
+        let QueueMemory { descriptors, driver_area, device_area, size, .. } = *memory;
+        // SAFETY: carved from the region, which we keep alive, with these sizes and alignment; `carve` gives
+        // each byte out once. All cursors below are made or moved by these areas.
+        let areas = unsafe { Areas::new(descriptors.ptr, driver_area.ptr, device_area.ptr, size) };
+        let start = areas.cursor(position, wrap);
+        areas.set_driver_event(Event { off_wrap: 0, flags: EVENT_F_DISABLE });
+        Self {
+            slots: (0..size).map(|_| None).collect(),
+            spans: (0..size).map(|_| 1).collect(),
+            ids: (0..size).rev().collect(),
+            ids_left: size,
+            free: size,
+            chains: 0,
+            posted: 0,
+            published: 0,
+            completed: 0,
+            next_available: start,
+            head: start,
+            head_tail: Tail::default(),
+            next_used: start,
+            seen: 0,
+            look: start,
+            batch: None,
+            event_idx: features & feature::EVENT_IDX != 0,
+            notifier: Notifier::Polled,
+            fault: None,
+            areas,
+            region: Arc::clone(region),
+        }
+    }
+
+    /// The id of the buffer that starts at `next_available`.
+    #[inline]
+    fn take_id(&mut self) -> u16 {
+        if IN_ORDER {
+            return self.next_available.position();
+        }
+        debug_assert!(self.ids_left > 0, "as many ids as descriptors");
+        self.ids_left -= 1;
+        // SAFETY: `ids_left` counts from `size`, the table's length, down: a buffer takes one id and at least one
+        // descriptor, and the caller made sure that a descriptor is free.
+        unsafe { *self.ids.get_unchecked(usize::from(self.ids_left)) }
+    }
+
+    #[inline]
+    fn put_id(&mut self, id: u16) {
+        if !IN_ORDER {
+            self.ids[usize::from(self.ids_left)] = id;
+            self.ids_left += 1;
+        }
+    }
+
+    #[inline]
+    fn fill(&mut self, id: u16, mbuf: Mbuf) {
+        let before = self.slots[usize::from(id)].replace(mbuf);
+        debug_assert!(before.is_none(), "a free id has no mbuf");
+        // It has none, and so there is nothing to drop and no code for it on this path.
+        std::mem::forget(before);
+    }
+
+    /// Writes the next descriptor; hands it over unless it is the first of what will be published.
+    #[inline]
+    fn put(&mut self, id: u16, piece: Piece, flags: u16, first: bool) {
+        let here = self.next_available;
+        let tail = Tail { len: piece.len, id, flags: flags | here.available_flags() };
+        self.areas.write_address(here, piece.address);
+        if first {
+            (self.head, self.head_tail) = (here, tail);
+        } else {
+            self.areas.write_tail(here, tail);
+        }
+        self.next_available = self.areas.advance(here, 1);
+    }
+
+    /// How many descriptors the buffer `id`, which is with the device, has.
+    #[inline]
+    fn span(&self, id: u16) -> u16 {
+        if self.chains == 0 { 1 } else { self.spans[usize::from(id)] }
+    }
+
+    /// Looks at one used descriptor, at `look`: how many buffers it speaks for. 0 when there is none.
+    #[inline]
+    fn look_further(&mut self) -> Result<u16, QueueFault> {
+        let tail = self.areas.read_tail(self.look);
+        if !self.look.is_used(tail.flags) {
+            return Ok(0);
+        }
+        if !IN_ORDER {
+            // An id that is out of range is for `complete` to name.
+            let span = if usize::from(tail.id) < self.slots.len() { self.span(tail.id) } else { 1 };
+            self.look = self.areas.advance(self.look, span);
+            return Ok(1);
+        }
+        if tail.id == self.look.position() {
+            self.look = self.areas.advance(self.look, self.span(tail.id));
+            return Ok(1);
+        }
+        self.look_at_batch(tail.id)
+    }
+
+    /// Counts the buffers from `look` up to the one called `last`.
+    fn look_at_batch(&mut self, last: u16) -> Result<u16, QueueFault> {
+        let most = self.published.wrapping_sub(self.completed) - self.seen;
+        let mut at = self.look;
+        for count in 1..=most {
+            let here = at.position();
+            at = self.areas.advance(at, self.span(here));
+            if here == last {
+                self.look = at;
+                return Ok(count);
+            }
+        }
+        let (id, size) = (u32::from(last), self.size());
+        Err(self.set_fault(if last < size {
+            QueueFault::UsedIdNotOutstanding { id }
+        } else {
+            QueueFault::UsedIdOutOfRange { id, size }
+        }))
+    }
+
+    /// Which buffer is next, and how many bytes were written to it (`None` for all of it). A fault when the device has
+    /// changed its mind since it was looked at.
+    #[inline]
+    fn next_of_batch(&mut self) -> Result<(u16, Option<u32>), QueueFault> {
+        let id = self.next_used.position();
+        let (last, len) = self.batch.take().unwrap_or_else(|| {
+            let Tail { len, id, .. } = self.areas.read_tail(self.next_used);
+            (id, len)
+        });
+        if last == id {
+            return Ok((id, Some(len)));
+        }
+        if self.seen <= 1 {
+            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: u32::from(last) }));
+        }
+        self.batch = Some((last, len));
+        Ok((id, None))
+    }
+}
+
+impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
+    fn new(memory: &QueueMemory, region: &Arc<Region>, features: u64) -> Self {
+        Self::starting_at(memory, region, features, (0, true))
+    }
+
+    fn set_notifier(&mut self, notifier: Notifier) {
+        self.notifier = notifier;
+    }
+
+    #[inline]
+    fn size(&self) -> u16 {
+        self.areas.size()
+    }
+
+    #[inline]
+    fn free(&self) -> u16 {
+        self.free
+    }
+
+    #[inline]
+    fn outstanding(&self) -> u16 {
+        self.posted.wrapping_sub(self.completed)
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.fault
+    }
+
+    #[cold]
+    fn set_fault(&mut self, fault: QueueFault) -> QueueFault {
+        *self.fault.get_or_insert(fault)
+    }
+
+    #[inline]
+    fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
+        let id = self.take_id();
+        self.fill(id, mbuf);
+        let flags = if writable { DESC_F_WRITE } else { 0 };
+        self.put(id, piece, flags, self.posted == self.published);
+        self.free -= 1;
+        self.posted = self.posted.wrapping_add(1);
+    }
+
+    fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
+        let id = self.take_id();
+        let (mut piece, mut count) = (first, 0);
+        let mut held = self.posted == self.published;
+        for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
+            self.put(id, piece, DESC_F_NEXT, std::mem::take(&mut held));
+            (piece, count) = (following, count + 1);
+        }
+        self.put(id, piece, 0, held);
+        count += 1;
+        self.chains += 1;
+        self.spans[usize::from(id)] = count;
+        self.fill(id, mbuf);
+        self.free -= count;
+        self.posted = self.posted.wrapping_add(1);
+    }
+
+    #[inline]
+    fn publish(&mut self) -> bool {
+        if self.published == self.posted {
+            return false;
+        }
+        self.published = self.posted;
+        self.areas.write_tail(self.head, self.head_tail);
+        // ORDERING: SeqCst. The flags are visible before the device's wish is read, or it might go to sleep on the
+        //           old flags while we believe the old wish. Partner: the device's full barrier between setting
+        //           its event suppression and reading the flags. virtio 1.2 §2.8.21.3.1.
+        fence(Ordering::SeqCst);
+        let event = self.areas.device_event();
+        let wanted = event.flags != EVENT_F_DISABLE && {
+            let count = self.areas.distance(self.head, self.next_available);
+            self.areas.wants(event, self.next_available, count)
+        };
+        if wanted {
+            self.notifier.notify();
+        }
+        wanted
+    }
+
+    #[inline]
+    fn ready(&mut self, most: usize) -> Result<u16, QueueFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let most = usize::from(self.published.wrapping_sub(self.completed)).min(most);
+        if self.seen == 0 {
+            // The same, unless the device changed an id between our two looks at it.
+            self.look = self.next_used;
+        }
+        while usize::from(self.seen) < most {
+            match self.look_further()? {
+                0 => break,
+                more => self.seen += more,
+            }
+        }
+        Ok(self.seen)
+    }
+
+    #[inline]
+    fn peek(&self, ahead: u16) -> Option<&Mbuf> {
+        // Past a chain, and for a device that works in no order, a guess: only the next buffer has to be right.
+        let at = self.areas.advance(self.next_used, ahead.min(self.size()));
+        let id = if IN_ORDER { at.position() } else { self.areas.read_tail(at).id };
+        self.slots.get(usize::from(id))?.as_ref()
+    }
+
+    #[inline]
+    fn complete(&mut self) -> Option<(Mbuf, u32)> {
+        let (id, len) = if IN_ORDER {
+            self.next_of_batch().ok()?
+        } else {
+            let Tail { len, id, .. } = self.areas.read_tail(self.next_used);
+            (id, Some(len))
+        };
+        let Some(slot) = self.slots.get_mut(usize::from(id)) else {
+            let (id, size) = (u32::from(id), self.size());
+            self.set_fault(QueueFault::UsedIdOutOfRange { id, size });
+            return None;
+        };
+        let Some(mbuf) = slot.take() else {
+            self.set_fault(QueueFault::UsedIdNotOutstanding { id: u32::from(id) });
+            return None;
+        };
+        let span = self.span(id);
+        if span > 1 {
+            self.chains -= 1;
+            self.spans[usize::from(id)] = 1;
+        }
+        self.put_id(id);
+        self.free += span;
+        self.next_used = self.areas.advance(self.next_used, span);
+        self.completed = self.completed.wrapping_add(1);
+        self.seen = self.seen.saturating_sub(1);
+        let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
+        Some((mbuf, len))
+    }
+
+    fn arm(&mut self) -> bool {
+        let event = if self.event_idx {
+            Event { off_wrap: self.next_used.off_wrap(), flags: EVENT_F_DESC }
+        } else {
+            Event { off_wrap: 0, flags: EVENT_F_ENABLE }
+        };
+        self.areas.set_driver_event(event);
+        // ORDERING: SeqCst. The wish is visible before the flags are read, or the device might use a buffer and stay
+        //           silent while we go to sleep. Partner: the device's full barrier between writing the flags and
+        //           reading the driver's event suppression. virtio 1.2 §2.8.22.
+        fence(Ordering::SeqCst);
+        self.seen == 0 && !self.next_used.is_used(self.areas.read_tail(self.next_used).flags)
+    }
+
+    fn disarm(&mut self) {
+        self.areas.set_driver_event(Event { off_wrap: 0, flags: EVENT_F_DISABLE });
+    }
+
+    #[cold]
+    fn abandon(&mut self) {
+        for slot in &mut self.slots {
+            std::mem::forget(slot.take());
+        }
+        std::mem::forget(Arc::clone(&self.region));
+    }
+}
