@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use crate::core_bell::{Caller, CoreBell};
 use crate::request::Request;
 use crate::sync::{ArrayQueue, AtomicU32, Ordering, fence};
 
@@ -40,15 +41,17 @@ pub(crate) struct Desk {
     tokens: ArrayQueue<Token>,
     /// 1 when the core has gone.
     stopped: AtomicU32,
+    /// The core's, for when it sleeps.
+    core: Arc<CoreBell>,
 }
 
 impl Desk {
-    pub(crate) fn new(sockets: u32) -> Self {
+    pub(crate) fn new(sockets: u32, core: Arc<CoreBell>) -> Self {
         let tokens = ArrayQueue::new(sockets as usize);
         for token in 0..sockets {
             let _ = tokens.push(token); // as many as there is room for
         }
-        Self { knocks: ArrayQueue::new(2 * sockets as usize), tokens, stopped: AtomicU32::new(0) }
+        Self { knocks: ArrayQueue::new(2 * sockets as usize), tokens, stopped: AtomicU32::new(0), core }
     }
 
     /// A token that nobody else has.
@@ -89,8 +92,9 @@ impl Desk {
     pub(crate) fn open(&self, request: Request) {
         // The queue has room for all tokens; were it full all the same, dropping the request answers it.
         drop(self.knocks.push(Knock::Opened(request)));
-        // ORDERING: SeqCst. Partner: `stop`.
+        // ORDERING: SeqCst. Partners: `stop`, `CoreBell::arm`.
         fence(Ordering::SeqCst);
+        self.core.ring_after_fence(Caller::Thread);
         if self.is_stopped() {
             while self.knocks.pop().is_some() {}
         }
@@ -123,6 +127,7 @@ impl Bell {
         if word.fetch_or(bits, Ordering::AcqRel) & RUNG == 0 {
             // Cannot be full (see above), but for a word that a hostile application cleared: then its ring is lost.
             drop(self.desk.knocks.push(Knock::Rung(self.token)));
+            self.desk.core.ring(Caller::Thread);
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Double {
 
 /// An engine of one core with room for `sockets`.
 pub fn double(sockets: u32) -> (Net, Double) {
-    let (net, mut doors) = door(1, sockets);
+    let (net, mut doors) = door(&[Arc::default()], sockets);
     let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let thread = std::thread::spawn({
         let (stop, held, mut door) = (stop.clone(), held.clone(), doors.remove(0));

@@ -10,6 +10,7 @@
 //!        │        rx  │ │ tx   one ring each    │   TcpEnd: deliver, outgoing, finish, fail, …
 //!        │            │ ▼                       │   UdpEnd, ListenerEnd, LookupEnd
 //!        └─ request, bell ─► one queue a core ──┼─►
+//!        CoreBell, only if the core sleeps ─────┼─►
 //!          futex word, waker ◄── only if armed ─┼── wake, after one fence a turn
 //! ```
 //!
@@ -31,6 +32,7 @@
 pub mod aio;
 mod bell;
 mod channel;
+mod core_bell;
 mod core_door;
 #[cfg(all(test, not(loom)))]
 mod double;
@@ -45,7 +47,7 @@ mod net;
 mod options;
 mod request;
 mod ring;
-#[allow(unsafe_code)] // futex
+#[allow(unsafe_code)] // futex, eventfd
 mod sync;
 mod tcp;
 mod udp;
@@ -53,6 +55,7 @@ mod udp;
 mod wake;
 
 pub use bell::{Knock, Token};
+pub use core_bell::{Caller, CoreBell};
 pub use core_door::{AppState, CoreDoor, ListenerEnd, Refusal, TcpEnd, UdpEnd};
 pub use failure::Failure;
 pub use lookup::{Family, LookupEnd, MAX_ADDRESSES};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::bell::{Bell, Desk};
+use crate::core_bell::CoreBell;
 use crate::core_door::{CoreDoor, ListenerEnd};
 use crate::failure::Failure;
 use crate::lookup::{Answer, Family, lookup};
@@ -36,15 +37,15 @@ struct Shared {
     next: AtomicU32,
 }
 
-/// Makes an engine's door: the application's handle and each core's side, in the order of the cores. `sockets` is each
-/// core's limit, 1 to 4,194,304: about 64 bytes each are allocated here and now.
+/// Makes an engine's door: the application's handle and each core's side, in the order of the cores, whose `bells` are
+/// rung when they sleep. `sockets` is each core's limit, 1 to 4,194,304: about 64 bytes each are allocated here and now.
 ///
 /// # Panics
 /// If there is no core, or `sockets` is out of range.
 #[must_use]
-pub fn door(cores: usize, sockets: u32) -> (Net, Vec<CoreDoor>) {
-    assert!(cores > 0 && (1..=1 << 22).contains(&sockets));
-    let desks: Box<[_]> = (0..cores).map(|_| Arc::new(Desk::new(sockets))).collect();
+pub fn door(bells: &[Arc<CoreBell>], sockets: u32) -> (Net, Vec<CoreDoor>) {
+    assert!(!bells.is_empty() && (1..=1 << 22).contains(&sockets));
+    let desks: Box<[_]> = bells.iter().map(|bell| Arc::new(Desk::new(sockets, bell.clone()))).collect();
     let doors = desks.iter().map(|desk| CoreDoor::new(desk.clone(), sockets)).collect();
     (Net(Arc::new(Shared { desks, next: AtomicU32::new(0) })), doors)
 }

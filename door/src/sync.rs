@@ -6,10 +6,45 @@
 
 #[cfg(not(loom))]
 mod imp {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::sync::OnceLock;
     pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     use std::time::Instant;
 
     pub use crossbeam_queue::ArrayQueue;
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+    /// What a core sleeps on beside its ports' file descriptors: an eventfd, once it is opened.
+    #[derive(Debug, Default)]
+    pub struct WakeFd(OnceLock<EventFd>);
+
+    impl WakeFd {
+        pub fn open(&self) -> std::io::Result<()> {
+            let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+            // The one that is there serves as well.
+            let _ = self.0.set(event);
+            Ok(())
+        }
+
+        /// A counter that is full is readable already.
+        pub fn signal(&self) {
+            if let Some(event) = self.0.get() {
+                let _ = event.write(1);
+            }
+        }
+
+        /// Never blocks: an empty one is left as it is.
+        pub fn drain(&self) {
+            if let Some(event) = self.0.get() {
+                let _ = event.read();
+            }
+        }
+
+        pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+            // SAFETY: the descriptor is the event's, which the borrow keeps open.
+            self.0.get().map(|event| unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) })
+        }
+    }
 
     /// A word that threads sleep on. Lies in memory that another process may map, so the futex is not private.
     #[derive(Debug, Default)]
@@ -85,6 +120,38 @@ mod imp {
         }
         pub fn is_full(&self) -> bool {
             self.0.lock().unwrap().len() == self.1
+        }
+    }
+
+    /// The counter of an eventfd, and who waits for it to be readable.
+    #[derive(Debug)]
+    pub struct WakeFd {
+        readable: loom::sync::Mutex<bool>,
+        woken: loom::sync::Condvar,
+    }
+
+    impl Default for WakeFd {
+        fn default() -> Self {
+            Self { readable: loom::sync::Mutex::new(false), woken: loom::sync::Condvar::new() }
+        }
+    }
+
+    impl WakeFd {
+        pub fn open(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        pub fn signal(&self) {
+            *self.readable.lock().unwrap() = true;
+            self.woken.notify_all();
+        }
+        pub fn drain(&self) {
+            *self.readable.lock().unwrap() = false;
+        }
+        pub fn wait(&self) {
+            let mut readable = self.readable.lock().unwrap();
+            while !*readable {
+                readable = self.woken.wait(readable).unwrap();
+            }
         }
     }
 

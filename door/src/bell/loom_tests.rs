@@ -15,7 +15,7 @@ struct Socket {
 #[test]
 fn loom_each_ring_is_answered_after_what_was_published() {
     loom::model(|| {
-        let desk = Arc::new(Desk::new(1));
+        let desk = Arc::new(Desk::new(1, Arc::default()));
         let token = desk.token().unwrap();
         let socket = Arc::new(Socket { word: AtomicU32::new(0), published: AtomicU32::new(0) });
         let application = loom::thread::spawn({
@@ -51,7 +51,7 @@ fn loom_each_ring_is_answered_after_what_was_published() {
 #[test]
 fn loom_two_threads_of_one_socket_have_one_entry_in_the_queue() {
     loom::model(|| {
-        let desk = Arc::new(Desk::new(1));
+        let desk = Arc::new(Desk::new(1, Arc::default()));
         let token = desk.token().unwrap();
         let socket = Arc::new(Socket { word: AtomicU32::new(0), published: AtomicU32::new(0) });
         let ring = || {

@@ -31,7 +31,7 @@ struct World {
 }
 
 fn stack(host: u8) -> (door::Net, Stack<Bridge>) {
-    let (net, mut doors) = door::door(1, 256);
+    let (net, mut doors) = door::door(&[Arc::default()], 256);
     let mut config = StackConfig::new(EthernetAddress([2, 0, 0, 0, 0, host]), 1500);
     config.addresses = vec![IpCidr::new(IpAddress::v4(10, 0, 0, host), 24)];
     config.seed = [host; 32];
