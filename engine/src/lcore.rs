@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use pmd::HomePool;
 use pmd::port::Burst;
 
+use crate::idle::Idler;
 use crate::program::{Cx, Lane, Program};
 use crate::stats::{CoreReport, Outbox};
 use crate::tsc::{Ticks, Tsc};
@@ -47,12 +48,16 @@ pub(crate) struct Lcore {
     pub report: Box<CoreReport>,
     pub outbox: Outbox<CoreReport>,
     pub burst: Box<Burst>,
+    pub idler: Idler,
     pub done: bool,
+    /// As the programs were last told.
+    pub winding_down: bool,
 }
 
 impl Lcore {
     /// Turns until told to stop, then lets go of whatever belongs to the other sides.
     pub(crate) fn run(&mut self, pool: &HomePool) {
+        self.idler.begin();
         self.report.started = Tsc::now();
         // ORDERING: Relaxed. Nothing is handed over with the flag; joining the thread orders the rest.
         while !self.signals.stop.load(Ordering::Relaxed) {
@@ -61,6 +66,9 @@ impl Lcore {
             self.account(now, busy);
             if self.outbox.is_wanted() {
                 self.publish();
+            }
+            if !busy && self.idler.sleeps() {
+                self.rest(now);
             }
         }
         self.nodes.iter_mut().flat_map(|node| &mut node.lanes).for_each(|lane| lane.queue_pair.quiesce());
@@ -71,6 +79,7 @@ impl Lcore {
     fn turn(&mut self, now: Ticks, pool: &HomePool) -> bool {
         // ORDERING: Relaxed. A hint that may be seen a turn late.
         let winding_down = self.signals.winding_down.load(Ordering::Relaxed);
+        self.winding_down = winding_down;
         let mut busy = false;
         let (tsc, report) = (&self.tsc, &mut *self.report);
         for Node { program, lanes, slots } in &mut self.nodes {
@@ -80,6 +89,7 @@ impl Lcore {
                 let lane = &mut cx.lanes[port];
                 let received = lane.queue_pair.rx_burst(pool, &mut self.burst, self.budget);
                 if received == 0 {
+                    busy |= lane.shared && lane.queue_pair.take_handed_on();
                     continue;
                 }
                 busy = true;
@@ -116,7 +126,7 @@ impl Lcore {
     }
 
     #[cold]
-    fn look_whether_done(&mut self) {
+    pub(crate) fn look_whether_done(&mut self) {
         if !self.done && self.nodes.iter().all(|node| node.program.is_done()) {
             self.done = true;
             // ORDERING: Relaxed. A count that the control thread polls; nothing is handed over with it.

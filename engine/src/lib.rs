@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod config;
+pub mod idle;
 pub mod latency;
 mod launch;
 mod lcore;
@@ -24,6 +25,7 @@ pub mod stats;
 #[allow(unsafe_code)]
 pub mod tsc;
 
+pub use idle::Idle;
 pub use launch::{Engine, PortIndex, Running, StartError, StopError};
 pub use pmd::port::{Burst, Hub, MAX_BURST};
 pub use program::{Cx, Program, ProgramError};

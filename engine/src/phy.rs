@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn lanes(pair: Box<dyn QueuePair>) -> [Lane; 1] {
-        [Lane::new(pair, 0, false)]
+        [Lane::new(pair, 0, false, false)]
     }
 
     /// Sends frames of 60 bytes until there is no token; returns how many.

@@ -45,6 +45,15 @@ pub trait Program: Send {
         false
     }
 
+    /// When it wants its next [`turn`](Self::turn), if no frame comes before; `None`: not before one comes. Asked after a
+    /// turn that did nothing, of a loop that may sleep: a program with traffic of its own that says nothing here may be
+    /// left asleep. Asked again when the loop's bell is armed, so that what others leave for it afterwards rings the
+    /// bell; a program that finds something then, or that waits for room in a transmit queue, answers with a time that
+    /// has passed.
+    fn wake_at(&self) -> Option<Ticks> {
+        None
+    }
+
     /// Names of the latencies it records with [`Cx::record`], by slot.
     fn latencies(&self) -> &'static [&'static str] {
         &[]
@@ -67,6 +76,8 @@ pub(crate) struct Lane {
     pub row: usize,
     /// Frames come with their receive stamp, which may be another core's.
     pub stamped: bool,
+    /// Other cores have a part in the port.
+    pub shared: bool,
     staged: Box<Burst>,
     /// Scratch of `flush`: 1 KiB that would be copied about if it were a return value.
     stamps: Box<Stamps>,
@@ -76,8 +87,8 @@ pub(crate) struct Lane {
 type Stamps = ArrayVec<(u64, u64), MAX_BURST>;
 
 impl Lane {
-    pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize, stamped: bool) -> Self {
-        Self { queue_pair, row, stamped, staged: Box::default(), stamps: Box::default() }
+    pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize, stamped: bool, shared: bool) -> Self {
+        Self { queue_pair, row, stamped, shared, staged: Box::default(), stamps: Box::default() }
     }
 }
 

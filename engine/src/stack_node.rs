@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use door::{Caller, CoreBell};
 use pmd::Mbuf;
 use pmd::port::{Burst, PortInfo};
 use stack::{
@@ -156,6 +157,8 @@ pub struct StackNode<S: Service> {
     urgent: DscpSet,
     /// For the stacks of the other cores: what this one learnt.
     teach: Vec<Arc<ArrayQueue<Learnt>>>,
+    /// Of the other cores, in the same order; they may sleep.
+    pupils: Vec<Arc<CoreBell>>,
     /// From the first core.
     lessons: Option<Arc<ArrayQueue<Learnt>>>,
     /// To the other cores, from the second on: their datagrams.
@@ -176,6 +179,7 @@ struct Ready<S: Service> {
     stack: Stack<S>,
     /// The stack's time starts here.
     started: Ticks,
+    tsc: Tsc,
     max_frame_bytes: usize,
     /// When the burst of this turn was received; 0 if there was none.
     stamp: Ticks,
@@ -194,6 +198,7 @@ impl<S: Service> StackNode<S> {
             share,
             urgent,
             teach: Vec::new(),
+            pupils: Vec::new(),
             lessons: None,
             parcels: Vec::new(),
             inbox: None,
@@ -201,17 +206,20 @@ impl<S: Service> StackNode<S> {
         }
     }
 
-    /// One stack for each of `count` cores, which are one host: what the first learns, the others are told.
+    /// One stack for each of the cores with these bells, at most 65,535, which are one host: what the first learns, the
+    /// others are told.
     pub(crate) fn team(
         settings: &StackSettings,
-        count: u16,
+        bells: &[Arc<CoreBell>],
         urgent: DscpSet,
         service: &mut dyn FnMut(u16) -> S,
     ) -> Vec<StackNode<S>> {
+        let count = u16::try_from(bells.len()).expect("at most 65,535 instances");
         let member = |index| Self::member(settings.clone(), service(index), Share { index, count }, urgent);
         let mut team: Vec<StackNode<S>> = (0..count).map(member).collect();
         if let Some((first, others)) = team.split_first_mut() {
-            for other in others {
+            for (other, bell) in others.iter_mut().zip(&bells[1..]) {
+                first.pupils.push(Arc::clone(bell));
                 let lessons = Arc::new(ArrayQueue::new(LESSONS));
                 other.lessons = Some(Arc::clone(&lessons));
                 first.teach.push(lessons);
@@ -249,10 +257,11 @@ impl<S: Service> Ready<S> {
     }
 
     /// Hands datagrams over that were put together here and are another core's. Returns how many were dropped.
-    fn hand_over(&mut self, parcels: &[Arc<Parcels>]) -> u64 {
+    fn hand_over(&mut self, parcels: &[Arc<Parcels>], bells: &[Arc<CoreBell>]) -> u64 {
         let mut dropped = 0;
         while let Some((core, packet)) = self.stack.reassembled() {
-            let Some(to) = usize::from(core).checked_sub(1).and_then(|at| parcels.get(at)) else {
+            let other = usize::from(core).wrapping_sub(1);
+            let (Some(to), Some(bell)) = (parcels.get(other), bells.get(other)) else {
                 dropped += 1;
                 continue;
             };
@@ -260,6 +269,7 @@ impl<S: Service> Ready<S> {
                 dropped += 1;
                 self.stack.recycle(packet);
             }
+            bell.ring(Caller::Core);
             if let Some(memory) = to.empty.pop() {
                 self.stack.recycle(memory);
             }
@@ -310,14 +320,15 @@ fn make_linear(burst: &mut Burst, cx: &mut Cx<'_>) {
 }
 
 impl<S: Service> Program for StackNode<S> {
-    fn prepare(&mut self, ports: &[PortInfo], _tsc: &Tsc) -> Result<(), ProgramError> {
+    fn prepare(&mut self, ports: &[PortInfo], tsc: &Tsc) -> Result<(), ProgramError> {
         let [port] = ports else { return Err(StackNodeError::Ports { ports: ports.len() }.into()) };
         let State::New(new) = &mut self.state else { return Ok(()) };
         let Some((settings, service)) = new.take().map(|new| *new) else { return Ok(()) };
         let config = settings.config(port, self.share, self.urgent)?;
         let stack = Stack::new(config, service, Time::ZERO).map_err(StackNodeError::Config)?;
         let (started, max_frame_bytes) = (Tsc::now(), max_frame_bytes(port));
-        self.state = State::Ready(Box::new(Ready { stack, started, max_frame_bytes, stamp: Ticks(0) }));
+        let tsc = *tsc;
+        self.state = State::Ready(Box::new(Ready { stack, started, tsc, max_frame_bytes, stamp: Ticks(0) }));
         Ok(())
     }
 
@@ -329,23 +340,37 @@ impl<S: Service> Program for StackNode<S> {
 
     fn turn(&mut self, cx: &mut Cx<'_>) -> bool {
         let State::Ready(ready) = &mut self.state else { return false };
+        let mut busy = false;
         if let Some(lesson) = self.lessons.as_ref().and_then(|lessons| lessons.pop()) {
             let now = ready.time(cx);
             ready.stack.learn(&lesson, now);
+            busy = true;
         }
-        let mut busy = self.inbox.as_ref().is_some_and(|inbox| ready.take_in(inbox, cx));
+        busy |= self.inbox.as_ref().is_some_and(|inbox| ready.take_in(inbox, cx));
         busy |= ready.turn(cx);
         if !self.parcels.is_empty() {
-            self.parcels_full += ready.hand_over(&self.parcels);
+            self.parcels_full += ready.hand_over(&self.parcels, &self.pupils);
         }
         if !self.teach.is_empty()
             && let Some(learnt) = ready.stack.learnt()
         {
-            for pupil in &self.teach {
-                pupil.force_push(learnt.clone());
+            for (lessons, bell) in self.teach.iter().zip(&self.pupils) {
+                lessons.force_push(learnt.clone());
+                bell.ring(Caller::Core);
             }
         }
         busy
+    }
+
+    fn wake_at(&self) -> Option<Ticks> {
+        let State::Ready(ready) = &self.state else { return None };
+        let lessons = self.lessons.as_ref().is_some_and(|lessons| !lessons.is_empty());
+        let parcels = self.inbox.as_ref().is_some_and(|inbox| !inbox.full.is_empty());
+        if lessons || parcels || !ready.stack.service().is_quiet() {
+            return Some(Ticks(0));
+        }
+        let due = ready.stack.poll_at()?;
+        Some(ready.started.after(ready.tsc.ticks(due.ns())))
     }
 
     fn latencies(&self) -> &'static [&'static str] {
@@ -435,7 +460,7 @@ mod tests {
         let pool = home(16);
         let (pair, _) = TestPair::new(8);
         let (tsc, mut report) = (Tsc::from_hz(1_000_000_000), CoreReport::new(0, None, &[(0, 0)], &[]));
-        let mut lanes = [Lane::new(pair, 0, false)];
+        let mut lanes = [Lane::new(pair, 0, false, false)];
         let mut cx = Cx {
             now: Ticks(0),
             tsc: &tsc,

@@ -12,9 +12,11 @@
 
 mod collector;
 mod mailbox;
+mod rest;
 
 pub use collector::{Collector, CoreSnapshot, PortLabel, PortSnapshot, Snapshot};
 pub use mailbox::{Harvest, Inbox, Outbox, mailbox};
+pub use rest::{Rest, Wake};
 
 use pmd::port::{QueueCounters, QueueFault};
 
@@ -111,6 +113,8 @@ pub struct CoreReport {
     pub packets: u64,
     /// Bursts that filled the budget, so that more was waiting.
     pub full_bursts: u64,
+    /// Its sleeps.
+    pub rest: Rest,
     /// Its queue pairs.
     pub queues: Vec<QueueReport>,
     /// What its programs count.
@@ -141,6 +145,7 @@ impl CoreReport {
             bursts: 0,
             packets: 0,
             full_bursts: 0,
+            rest: Rest::default(),
             queues: queues
                 .iter()
                 .map(|&(port, queue)| QueueReport { port, queue, ..QueueReport::default() })
@@ -170,6 +175,7 @@ impl CoreReport {
         self.bursts = before.bursts;
         self.packets = before.packets;
         self.full_bursts = before.full_bursts;
+        self.rest = before.rest;
         self.queues.clone_from(&before.queues);
         self.counters.0.clone_from(&before.counters.0);
         self.drops.0.clone_from(&before.drops.0);

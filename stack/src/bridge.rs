@@ -373,6 +373,10 @@ impl Service for Bridge {
         done
     }
 
+    fn is_quiet(&self) -> bool {
+        self.door.is_quiet() && self.again.is_empty()
+    }
+
     fn latencies(&self) -> &'static [&'static str] {
         &["handoff"]
     }

@@ -59,9 +59,16 @@ pub trait Service: Send {
     fn resolved(&mut self, _query: QueryId, _answer: Result<&[IpAddress], ResolveError>, _net: &mut Net<'_>) {
     }
 
-    /// Once a turn, after frames and timers. Returns whether it did anything.
+    /// Once a turn, after frames and timers. Returns whether it did anything. If it did nothing, the loop may sleep until
+    /// something happens: what is to be done at a certain time needs [`Net::wake_at`], in each turn.
     fn turn(&mut self, _net: &mut Net<'_>) -> bool {
         false
+    }
+
+    /// Whether nobody outside of the loop has left it something to do. Asked before the loop sleeps, after its bell was
+    /// armed: whoever leaves something later has to ring it.
+    fn is_quiet(&self) -> bool {
+        true
     }
 
     /// Names of the latencies that it records, by slot (see [`Net::record`]).

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use door::CoreBell;
 use pmd::mem::{PageSize, Pool, PoolConfig, PoolError, Region, RegionConfig, RegionError};
 use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port};
 use thiserror::Error;
@@ -9,6 +10,7 @@ use thiserror::Error;
 use stack::Service;
 
 use super::running::Running;
+use crate::idle::Idle;
 use crate::program::{Program, ProgramError};
 use crate::queue::deal::Terms;
 use crate::queue::priority::{DscpSet, Priority};
@@ -64,6 +66,9 @@ pub enum StartError {
     /// A program refused its ports.
     #[error("{0}")]
     Program(#[source] ProgramError),
+    /// Nothing for a loop to sleep on.
+    #[error("cannot make an eventfd for a loop to sleep on; raise `ulimit -n`, or use --idle poll")]
+    Bell(#[source] std::io::Error),
     /// No thread.
     #[error("cannot start the thread of loop {lcore}")]
     Thread {
@@ -93,6 +98,7 @@ pub(super) type PortEnd = (PortIndex, u16);
 /// One loop.
 pub(super) struct LcorePlan {
     pub cpu: Option<usize>,
+    pub bell: Arc<CoreBell>,
     pub nodes: Vec<(Box<dyn Program>, Vec<PortEnd>)>,
 }
 
@@ -101,6 +107,7 @@ pub(super) struct Plan {
     pub lcores: Vec<LcorePlan>,
     pub burst: usize,
     pub latency: bool,
+    pub idle: Idle,
     pub tsc: Tsc,
     pub pools: Vec<Pool>,
     pub ports: Vec<Box<dyn Port>>,
@@ -142,6 +149,7 @@ pub struct Engine {
     rxd: u16,
     txd: u16,
     latency: bool,
+    idle: Idle,
     hub: Hub,
 }
 
@@ -164,6 +172,7 @@ impl Engine {
             rxd: 1024,
             txd: 1024,
             latency: true,
+            idle: Idle::default(),
             hub: Hub::default(),
         }
     }
@@ -204,6 +213,12 @@ impl Engine {
         self
     }
 
+    /// What loops do while nothing comes: [`Idle`]. They poll unless told otherwise.
+    pub fn idle(&mut self, idle: Idle) -> &mut Self {
+        self.idle = idle;
+        self
+    }
+
     /// Where this engine's `loop:` ports meet those of other engines.
     pub fn hub(&mut self, hub: &Hub) -> &mut Self {
         self.hub = hub.clone();
@@ -229,7 +244,7 @@ impl Engine {
 
     /// Adds a loop, pinned to processor `cpu` if one is named. Returns its index.
     pub fn lcore(&mut self, cpu: Option<usize>) -> usize {
-        self.lcores.push(LcorePlan { cpu, nodes: Vec::new() });
+        self.lcores.push(LcorePlan { cpu, bell: Arc::default(), nodes: Vec::new() });
         self.lcores.len() - 1
     }
 
@@ -303,9 +318,13 @@ impl Engine {
         mut service: impl FnMut(u16) -> S,
     ) -> &mut Self {
         let urgent = self.ports[port].terms.priority.map_or(DscpSet::URGENT, |priority| priority.urgent);
-        let cores = u16::try_from(lcores.len()).expect("at most 65,535 instances");
-        let mut nodes = StackNode::team(settings, cores, urgent, &mut service).into_iter();
+        let mut nodes = StackNode::team(settings, &self.bells(lcores), urgent, &mut service).into_iter();
         self.spread(lcores, &[port], Some(stack::steer::owner), |_| nodes.next().expect("one for each core"))
+    }
+
+    /// The bells of these loops.
+    pub(super) fn bells(&self, lcores: &[usize]) -> Vec<Arc<CoreBell>> {
+        lcores.iter().map(|lcore| Arc::clone(&self.lcores[*lcore].bell)).collect()
     }
 
     /// Starts everything. Returns when all loops turn.
@@ -326,8 +345,8 @@ impl Engine {
             pool_configs.iter().map(|config| Pool::new(&region, *config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
         let terms = self.ports.iter().map(|port| port.terms).collect();
-        let Self { lcores, burst, latency, data_room_bytes, .. } = self;
-        Running::launch(Plan { lcores, burst, latency, tsc, pools, ports, terms, data_room_bytes })
+        let Self { lcores, burst, latency, idle, data_room_bytes, .. } = self;
+        Running::launch(Plan { lcores, burst, latency, idle, tsc, pools, ports, terms, data_room_bytes })
     }
 
     fn check(&self) -> Result<(), StartError> {

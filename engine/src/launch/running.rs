@@ -6,11 +6,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
+use door::{Caller, CoreBell};
 use pmd::Pool;
 use pmd::port::{Port, PortInfo, QueuePair};
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
+use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
 use crate::program::Lane;
@@ -50,6 +52,8 @@ pub struct Running {
     signals: Arc<Signals>,
     collector: Collector,
     threads: Vec<JoinHandle<Lcore>>,
+    /// Of the loops, which may sleep.
+    bells: Vec<Arc<CoreBell>>,
     ports: Vec<Box<dyn Port>>,
     /// Of all loops, until the queue pairs have given back what they held.
     pools: Vec<Pool>,
@@ -57,16 +61,27 @@ pub struct Running {
 
 impl Running {
     pub(super) fn launch(plan: Plan) -> Result<Self, StartError> {
-        let Plan { lcores: plans, burst: budget, latency, tsc, pools, mut ports, terms, data_room_bytes } =
-            plan;
+        let Plan { lcores: plans, burst: budget, latency, idle, tsc, pools, mut ports, terms, .. } = plan;
+        let data_room_bytes = plan.data_room_bytes;
+        let bells: Vec<Arc<CoreBell>> = plans.iter().map(|plan| Arc::clone(&plan.bell)).collect();
+        if idle != Idle::Poll {
+            bells.iter().try_for_each(|bell| bell.open()).map_err(StartError::Bell)?;
+        }
+        let members = members(&plans, &terms);
         let labels = ports
             .iter()
             .map(|port| PortLabel { name: port.name().to_owned(), driver: port.info().driver.to_owned() });
         let labels: Vec<PortLabel> = labels.collect();
         let mut ends: Vec<PortEnds> = ports
             .iter_mut()
-            .zip(&terms)
-            .map(|(port, terms)| PortEnds::of(&mut **port, terms, data_room_bytes))
+            .zip(terms.iter().zip(&members))
+            .map(|(port, (terms, members))| {
+                let callees: Vec<Arc<CoreBell>> = match idle {
+                    Idle::Poll => Vec::new(),
+                    _ => members.iter().map(|lcore| Arc::clone(&bells[*lcore])).collect(),
+                };
+                PortEnds::of(&mut **port, terms, &callees, data_room_bytes)
+            })
             .collect();
         let signals = Arc::new(Signals::default());
         let (mut lcores, mut inboxes) = (Vec::new(), Vec::new());
@@ -75,15 +90,28 @@ impl Running {
             let Nodes { nodes, rows, latencies } = nodes(plan, &mut ends, &tsc, latency)?;
             let blank = CoreReport::new(index, cpu, &rows, &latencies);
             let (outbox, inbox) = mailbox(Box::new(blank.clone()));
-            inboxes.push((inbox, blank.clone()));
+            inboxes.push((inbox.ringing(Arc::clone(&bells[index])), blank.clone()));
             let (report, signals) = (Box::new(blank), Arc::clone(&signals));
-            let burst = Box::default();
-            lcores.push(Lcore { nodes, budget, tsc, latency, signals, report, outbox, burst, done: false });
+            let idler = Idler::new(idle, Arc::clone(&bells[index]), &tsc);
+            let (burst, done, winding_down) = (Box::default(), false, false);
+            lcores.push(Lcore {
+                nodes,
+                budget,
+                tsc,
+                latency,
+                signals,
+                report,
+                outbox,
+                burst,
+                idler,
+                done,
+                winding_down,
+            });
         }
         // ORDERING: Relaxed. Before any thread exists.
         signals.unfinished.store(lcores.len(), Ordering::Relaxed);
         let collector = Collector::new(tsc, labels, inboxes);
-        let mut running = Self { tsc, signals, collector, threads: Vec::new(), ports, pools };
+        let mut running = Self { tsc, signals, collector, threads: Vec::new(), bells, ports, pools };
         for (index, lcore) in lcores.into_iter().enumerate() {
             let pool = running.pools[index].clone();
             // On an error `running` is dropped, which stops what turns already.
@@ -130,6 +158,7 @@ impl Running {
     pub fn finish(self, timeout: Duration) -> Result<Snapshot, StopError> {
         // ORDERING: Relaxed. A hint that the loops may see a turn late.
         self.signals.winding_down.store(true, Ordering::Relaxed);
+        self.wake_all();
         let deadline = Instant::now() + timeout;
         while !self.is_done() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
@@ -145,9 +174,15 @@ impl Running {
         self.halt()
     }
 
+    /// Wakes the loops that sleep, to look at what they were signalled.
+    fn wake_all(&self) {
+        self.bells.iter().for_each(|bell| bell.ring(Caller::Control));
+    }
+
     fn halt(&mut self) -> Result<Snapshot, StopError> {
         // ORDERING: Relaxed. Joining the threads orders everything.
         self.signals.stop.store(true, Ordering::Relaxed);
+        self.wake_all();
         let lcores: Vec<Option<Lcore>> = self.threads.drain(..).map(|thread| thread.join().ok()).collect();
         let dead = lcores.iter().position(Option::is_none);
         let last = lcores.iter().map(|lcore| lcore.as_ref().map(|lcore| (*lcore.report).clone())).collect();
@@ -193,19 +228,33 @@ struct Nodes {
 struct PortEnds {
     info: PortInfo,
     stamped: bool,
+    shared: bool,
     /// One for each core, until its program has taken it.
     ends: Vec<Option<Box<dyn QueuePair>>>,
 }
 
 impl PortEnds {
-    fn of(port: &mut dyn Port, terms: &Terms, data_room_bytes: u32) -> PortEnds {
+    /// `bells` are those of the cores that share it, in their order; none if cores never sleep.
+    fn of(port: &mut dyn Port, terms: &Terms, bells: &[Arc<CoreBell>], data_room_bytes: u32) -> PortEnds {
         let mut info = port.info().clone();
-        let ends = deal(port.take_queue_pairs(), terms);
+        let ends = deal(port.take_queue_pairs(), terms, bells);
         // What leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
         let longest = u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX);
         info.mtu = info.mtu.min(longest);
-        PortEnds { info, stamped: terms.stamps(), ends: ends.into_iter().map(Some).collect() }
+        let (stamped, shared) = (terms.stamps(), terms.cores > 1);
+        PortEnds { info, stamped, shared, ends: ends.into_iter().map(Some).collect() }
     }
+}
+
+/// For each port the loops that share it, in their order. The plan was checked: each end has one taker.
+fn members(plans: &[LcorePlan], terms: &[Terms]) -> Vec<Vec<usize>> {
+    let mut members: Vec<Vec<usize>> = terms.iter().map(|terms| vec![0; terms.cores.into()]).collect();
+    for (lcore, plan) in plans.iter().enumerate() {
+        for (port, end) in plan.nodes.iter().flat_map(|(_, ends)| ends) {
+            members[*port][usize::from(*end)] = lcore;
+        }
+    }
+    members
 }
 
 fn nodes(plan: LcorePlan, ports: &mut [PortEnds], tsc: &Tsc, latency: bool) -> Result<Nodes, StartError> {
@@ -218,10 +267,10 @@ fn nodes(plan: LcorePlan, ports: &mut [PortEnds], tsc: &Tsc, latency: bool) -> R
             latency.then(|| program.latencies().iter().map(|name| slot(&mut latencies, name)).collect());
         let mut lanes = Vec::new();
         for (port, end) in ends {
-            let PortEnds { stamped, ends, .. } = &mut ports[port];
+            let PortEnds { stamped, shared, ends, .. } = &mut ports[port];
             let queue_pair =
                 ends[usize::from(end)].take().expect("the plan was checked: one taker for each end");
-            lanes.push(Lane::new(queue_pair, rows.len(), *stamped));
+            lanes.push(Lane::new(queue_pair, rows.len(), *stamped, *shared));
             rows.push((port, end));
         }
         nodes.push(Node { program, lanes, slots });

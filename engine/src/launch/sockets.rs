@@ -45,7 +45,7 @@ impl Engine {
         settings: &StackSettings,
         sockets: u32,
     ) -> Net {
-        let (net, doors) = door::door(lcores.len(), sockets);
+        let (net, doors) = door::door(&self.bells(lcores), sockets);
         let mut doors = doors.into_iter();
         self.stack(lcores, port, settings, |_| Bridge::new(doors.next().expect("one for each core")));
         net

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use door::CoreBell;
 use pmd::port::QueuePair;
 
 use super::priority::{DscpSet, Prioritised, Priority, WAITING};
@@ -38,8 +39,12 @@ impl Terms {
     }
 }
 
-/// One end for each core, in order.
-pub(crate) fn deal(pairs: Vec<Box<dyn QueuePair>>, terms: &Terms) -> Vec<Box<dyn QueuePair>> {
+/// One end for each core, in order. `bells` are the cores', in the same order; none if cores never sleep.
+pub(crate) fn deal(
+    pairs: Vec<Box<dyn QueuePair>>,
+    terms: &Terms,
+    bells: &[Arc<CoreBell>],
+) -> Vec<Box<dyn QueuePair>> {
     let cores = usize::from(terms.cores);
     let owners = pairs.len().min(cores);
     let mut hands: Vec<Vec<Box<dyn QueuePair>>> = (0..cores).map(|_| Vec::new()).collect();
@@ -47,7 +52,8 @@ pub(crate) fn deal(pairs: Vec<Box<dyn QueuePair>>, terms: &Terms) -> Vec<Box<dyn
         hands[queue % cores].push(pair);
     }
     let classes = terms.priority.map_or(DscpSet::NONE, |priority| priority.urgent);
-    let uplinks: Vec<Arc<Uplink>> = (owners..cores).map(|_| Arc::new(Uplink::new(classes))).collect();
+    let uplink = |guest: usize| Arc::new(Uplink::new(classes, bells.get(guest % owners).cloned()));
+    let uplinks: Vec<Arc<Uplink>> = (owners..cores).map(uplink).collect();
     let rings = rings(cores);
     let end = |(index, hand): (u16, Vec<Box<dyn QueuePair>>)| {
         let at = usize::from(index);
@@ -63,7 +69,7 @@ pub(crate) fn deal(pairs: Vec<Box<dyn QueuePair>>, terms: &Terms) -> Vec<Box<dyn
             Carrier::of(own, guests.map(|guest| Arc::clone(&uplinks[guest - owners])).collect())
         };
         if let Some(owner_of) = terms.owner_of.filter(|_| terms.stamps()) {
-            end = Box::new(Steered::new(end, owner_of, index, &rings));
+            end = Box::new(Steered::new(end, owner_of, index, &rings, bells));
         }
         end
     };
@@ -92,7 +98,7 @@ mod tests {
                         .map(|(pair, wire)| (pair as Box<dyn QueuePair>, wire))
                         .unzip();
                     let terms = Terms { cores, priority, owner_of: Some(to_last) };
-                    let mut ends = deal(pairs, &terms);
+                    let mut ends = deal(pairs, &terms, &[]);
                     assert_eq!(ends.len(), usize::from(cores));
 
                     for (index, end) in ends.iter_mut().enumerate() {
@@ -133,7 +139,7 @@ mod tests {
         let pool = home(1024);
         let (pair, wire) = TestPair::new(32);
         let terms = Terms { cores: 2, priority: None, owner_of: None };
-        let mut ends = deal(vec![pair], &terms);
+        let mut ends = deal(vec![pair], &terms, &[]);
         let (mut sent, mut arrived): (u32, Vec<u32>) = (0, Vec::new());
         while arrived.len() < 2000 {
             let mut burst = Burst::new();
@@ -160,7 +166,7 @@ mod tests {
         let (pair, wire) = TestPair::new(64);
         let priority = Priority { normal_limit: 4, ..Priority::default() };
         let terms = Terms { cores: 2, priority: Some(priority), owner_of: None };
-        let mut ends = deal(vec![pair], &terms);
+        let mut ends = deal(vec![pair], &terms, &[]);
         let ip = |tos: u8| [&[0; 12][..], &[0x08, 0x00, 0x45, tos], &[0; 18]].concat();
         let mut burst: Burst = (0..60).map(|_| frame(&pool, &ip(0))).collect();
         burst.push(frame(&pool, &ip(46 << 2)));

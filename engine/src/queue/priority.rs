@@ -13,8 +13,9 @@
 //! and again, and a turn that goes on for a millisecond keeps an urgent frame waiting outside as well as in the ring.
 
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 
-use pmd::port::{Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Arm, Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
 use pmd::{HomePool, Mbuf};
 
 /// Frames of one class that wait outside the ring from one turn to the next.
@@ -252,6 +253,24 @@ impl QueuePair for Prioritised {
 
     fn fault(&self) -> Option<QueueFault> {
         self.inner.fault()
+    }
+
+    /// As long as a frame waits, the ring is polled for room.
+    fn arm(&mut self) -> Arm {
+        let ours = if self.urgent.is_empty() && self.normal.is_empty() { Arm::Armed } else { Arm::Ready };
+        ours.and(self.inner.arm())
+    }
+
+    fn disarm(&mut self) {
+        self.inner.disarm();
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.inner.wait_fds(visit);
+    }
+
+    fn take_handed_on(&mut self) -> bool {
+        self.inner.take_handed_on()
     }
 }
 

@@ -8,10 +8,12 @@
 //!
 //! Frames wait in the ring while the queue is full: [`Relay::tx_room`] tells, and nothing is dropped in between.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use pmd::port::{Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
+use door::{Caller, CoreBell};
+use pmd::port::{Arm, Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
 use pmd::{HomePool, Mbuf};
 
 use super::priority::DscpSet;
@@ -26,11 +28,18 @@ pub(crate) struct Uplink {
     urgent: ArrayQueue<Mbuf>,
     /// What counts as urgent; empty on a port without priorities.
     classes: DscpSet,
+    /// Of the core that carries, if it may sleep.
+    bell: Option<Arc<CoreBell>>,
 }
 
 impl Uplink {
-    pub(crate) fn new(classes: DscpSet) -> Uplink {
-        Uplink { normal: ArrayQueue::new(UPLINK_FRAMES), urgent: ArrayQueue::new(UPLINK_FRAMES), classes }
+    pub(crate) fn new(classes: DscpSet, bell: Option<Arc<CoreBell>>) -> Uplink {
+        let (normal, urgent) = (ArrayQueue::new(UPLINK_FRAMES), ArrayQueue::new(UPLINK_FRAMES));
+        Uplink { normal, urgent, classes, bell }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.normal.is_empty() && self.urgent.is_empty()
     }
 }
 
@@ -52,7 +61,7 @@ impl QueuePair for Relay {
     }
 
     fn tx_burst(&mut self, burst: &mut Burst) -> usize {
-        let Uplink { normal, urgent, classes } = &*self.uplink;
+        let Uplink { normal, urgent, classes, bell } = &*self.uplink;
         let mut unsent = Burst::new();
         // A ring that was full once stays so for this burst, or frames would change their order.
         let (mut normal_full, mut urgent_full) = (false, false);
@@ -70,6 +79,11 @@ impl QueuePair for Relay {
         let sent = count - unsent.len();
         burst.extend(unsent);
         self.relayed += sent as u64;
+        if sent > 0
+            && let Some(bell) = bell
+        {
+            bell.ring(Caller::Core);
+        }
         sent
     }
 
@@ -99,6 +113,11 @@ impl QueuePair for Relay {
     fn fault(&self) -> Option<QueueFault> {
         None
     }
+
+    /// Nothing comes by this way.
+    fn arm(&mut self) -> Arm {
+        Arm::Armed
+    }
 }
 
 /// We alone push, so there is never less room than seen here.
@@ -110,6 +129,8 @@ fn room(ring: &ArrayQueue<Mbuf>) -> usize {
 pub(crate) struct Carrier {
     inner: Box<dyn QueuePair>,
     guests: Vec<Guest>,
+    /// Frames were sent for a guest since it was last asked.
+    carried: bool,
 }
 
 /// A core we send for, and what came out of its rings and did not fit yet.
@@ -126,7 +147,7 @@ impl Carrier {
             return inner;
         }
         let guest = |uplink| Guest { uplink, normal: Box::default(), urgent: Box::default() };
-        Box::new(Carrier { inner, guests: uplinks.into_iter().map(guest).collect() })
+        Box::new(Carrier { inner, guests: uplinks.into_iter().map(guest).collect(), carried: false })
     }
 
     /// Sends what waits: of each guest at most a burst of either class, and of the normal frames no more than the
@@ -135,7 +156,7 @@ impl Carrier {
         for guest in &mut self.guests {
             fill(&mut guest.urgent, &guest.uplink.urgent, MAX_BURST);
             if !guest.urgent.is_empty() {
-                self.inner.tx_burst(&mut guest.urgent);
+                self.carried |= self.inner.tx_burst(&mut guest.urgent) > 0;
             }
         }
         let shares = self.guests.len() + 1;
@@ -146,7 +167,7 @@ impl Carrier {
             let share = self.inner.tx_room().div_ceil(shares);
             fill(&mut guest.normal, &guest.uplink.normal, share);
             if !guest.normal.is_empty() {
-                self.inner.tx_burst(&mut guest.normal);
+                self.carried |= self.inner.tx_burst(&mut guest.normal) > 0;
             }
         }
     }
@@ -196,5 +217,25 @@ impl QueuePair for Carrier {
 
     fn fault(&self) -> Option<QueueFault> {
         self.inner.fault()
+    }
+
+    /// As long as a guest's frame waits, the queue is polled for room.
+    fn arm(&mut self) -> Arm {
+        let waits =
+            |guest: &Guest| !(guest.uplink.is_empty() && guest.normal.is_empty() && guest.urgent.is_empty());
+        let ours = if self.guests.iter().any(waits) { Arm::Ready } else { Arm::Armed };
+        ours.and(self.inner.arm())
+    }
+
+    fn disarm(&mut self) {
+        self.inner.disarm();
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.inner.wait_fds(visit);
+    }
+
+    fn take_handed_on(&mut self) -> bool {
+        std::mem::take(&mut self.carried) | self.inner.take_handed_on()
     }
 }

@@ -1,7 +1,9 @@
 //! Several queue pairs of one port that one core polls: received from in turn, sent by the first.
 
+use std::os::fd::BorrowedFd;
+
 use pmd::HomePool;
-use pmd::port::{Burst, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Arm, Burst, QueueCounters, QueueFault, QueuePair};
 
 /// At least one queue pair.
 pub(crate) struct Several {
@@ -61,5 +63,21 @@ impl QueuePair for Several {
 
     fn fault(&self) -> Option<QueueFault> {
         self.pairs.iter().find_map(|pair| pair.fault())
+    }
+
+    fn arm(&mut self) -> Arm {
+        self.pairs.iter_mut().fold(Arm::Armed, |arm, pair| arm.and(pair.arm()))
+    }
+
+    fn disarm(&mut self) {
+        self.pairs.iter_mut().for_each(|pair| pair.disarm());
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.pairs.iter().for_each(|pair| pair.wait_fds(visit));
+    }
+
+    fn take_handed_on(&mut self) -> bool {
+        self.pairs.iter_mut().fold(false, |any, pair| any | pair.take_handed_on())
     }
 }

@@ -10,10 +10,12 @@
 //! counted (`steer_full`), and TCP slows down as for any loss. For all cores a frame is *copied*: a clone by reference
 //! would keep a whole data room for 42 bytes of ARP, and cost two atomic operations per core and frame.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use pmd::port::{Burst, QueueCounters, QueueFault, QueuePair};
+use door::{Caller, CoreBell};
+use pmd::port::{Arm, Burst, QueueCounters, QueueFault, QueuePair};
 use pmd::{HomePool, Mbuf};
 use stack::steer::Owner;
 
@@ -48,21 +50,25 @@ pub(crate) struct Steered {
     /// What the driver received, until it is dealt.
     arrived: Box<Burst>,
     steered_in: u64,
+    /// Frames went to other cores since it was last asked.
+    handed_on: bool,
 }
 
 impl Steered {
-    /// The queue pair of core `index`, given the rings of [`rings`].
+    /// The queue pair of core `index`, given the rings of [`rings`] and the cores' bells, if they may sleep.
     pub(crate) fn new(
         inner: Box<dyn QueuePair>,
         owner_of: OwnerOf,
         index: u16,
         rings: &[Vec<Option<Ring>>],
+        bells: &[Arc<CoreBell>],
     ) -> Steered {
         let at = usize::from(index);
-        let out = rings[at].clone();
+        let (out, bells) = (rings[at].clone(), bells.to_vec());
         Steered {
             inner,
-            dealer: Dealer { owner_of, index, out, steered_out: 0, steer_full: 0, steer_nombuf: 0 },
+            dealer: Dealer { owner_of, index, out, bells, steered_out: 0, steer_full: 0, steer_nombuf: 0 },
+            handed_on: false,
             inboxes: rings.iter().filter_map(|from| from[at].clone()).collect(),
             first: 0,
             odd: false,
@@ -94,6 +100,8 @@ struct Dealer {
     index: u16,
     /// To each core; `None` to ourselves.
     out: Vec<Option<Ring>>,
+    /// Of each core; none if cores never sleep.
+    bells: Vec<Arc<CoreBell>>,
     steered_out: u64,
     steer_full: u64,
     steer_nombuf: u64,
@@ -126,6 +134,19 @@ impl Dealer {
         }
     }
 
+    /// Wakes those who sleep though their ring holds something: one fence for all.
+    fn ring(&self) {
+        if self.bells.is_empty() {
+            return;
+        }
+        door::full_fence();
+        for (ring, bell) in self.out.iter().zip(&self.bells) {
+            if ring.as_ref().is_some_and(|ring| !ring.is_empty()) {
+                bell.ring_after_fence(Caller::Core);
+            }
+        }
+    }
+
     fn hand(&mut self, core: u16, frame: Mbuf) {
         let ring = self.out.get(usize::from(core)).and_then(Option::as_ref);
         match ring.map(|ring| ring.push(frame)) {
@@ -142,7 +163,12 @@ impl QueuePair for Steered {
         self.odd = !self.odd;
         let mut received = self.take(burst, (budget + usize::from(self.odd)) / 2);
         if received < budget && self.inner.rx_burst(pool, &mut self.arrived, budget - received) > 0 {
+            let steered = self.dealer.steered_out;
             self.dealer.deal(&mut self.arrived, pool, burst);
+            if self.dealer.steered_out != steered {
+                self.handed_on = true;
+                self.dealer.ring();
+            }
             received = burst.len() - before;
         }
         received + self.take(burst, budget - received)
@@ -183,6 +209,24 @@ impl QueuePair for Steered {
     fn fault(&self) -> Option<QueueFault> {
         self.inner.fault()
     }
+
+    fn arm(&mut self) -> Arm {
+        let is_empty = self.inboxes.iter().all(|inbox| inbox.is_empty());
+        let ours = if is_empty { Arm::Armed } else { Arm::Ready };
+        ours.and(self.inner.arm())
+    }
+
+    fn disarm(&mut self) {
+        self.inner.disarm();
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.inner.wait_fds(visit);
+    }
+
+    fn take_handed_on(&mut self) -> bool {
+        std::mem::take(&mut self.handed_on) | self.inner.take_handed_on()
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +247,7 @@ mod tests {
         let rings = rings(usize::from(count));
         let member = |index| {
             let (inner, wire) = TestPair::new(64);
-            (Steered::new(inner, by_first_byte, index, &rings), wire)
+            (Steered::new(inner, by_first_byte, index, &rings, &[]), wire)
         };
         (0..count).map(member).collect()
     }

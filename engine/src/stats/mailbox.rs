@@ -16,6 +16,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use door::{Caller, CoreBell};
+
 use sync::{ArrayQueue, AtomicBool, Ordering};
 
 /// How long the reader sleeps between two looks. A loop answers within a turn, some microseconds.
@@ -72,6 +74,8 @@ pub struct Inbox<T> {
     shared: Arc<Shared<T>>,
     /// The empty box, while it is here and not on its way.
     spare: Option<Box<T>>,
+    /// The loop's, which may sleep.
+    bell: Option<Arc<CoreBell>>,
 }
 
 /// What a reader got.
@@ -94,7 +98,7 @@ pub fn mailbox<T>(spare: Box<T>) -> (Outbox<T>, Inbox<T>) {
         empty: ArrayQueue::new(1),
         full: ArrayQueue::new(1),
     });
-    (Outbox(Arc::clone(&shared)), Inbox { shared, spare: Some(spare) })
+    (Outbox(Arc::clone(&shared)), Inbox { shared, spare: Some(spare), bell: None })
 }
 
 impl<T> Outbox<T> {
@@ -134,12 +138,22 @@ impl<T> Drop for Outbox<T> {
 }
 
 impl<T> Inbox<T> {
+    /// Wakes the loop by `bell` if it sleeps when it is asked.
+    #[must_use]
+    pub fn ringing(mut self, bell: Arc<CoreBell>) -> Self {
+        self.bell = Some(bell);
+        self
+    }
+
     /// Asks for a report without waiting for it; does nothing if a request is under way.
     pub fn request(&mut self) {
         if let Some(spare) = self.spare.take() {
             match self.shared.empty.push(spare) {
                 // ORDERING: Relaxed, after the box was pushed; see `Outbox::is_wanted`.
-                Ok(()) => self.shared.wanted.store(true, Ordering::Relaxed),
+                Ok(()) => {
+                    self.shared.wanted.store(true, Ordering::Relaxed);
+                    self.bell.iter().for_each(|bell| bell.ring(Caller::Control));
+                }
                 Err(spare) => self.spare = Some(spare),
             }
         }
