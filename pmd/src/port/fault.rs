@@ -61,6 +61,14 @@ pub enum QueueFault {
         /// Size of the queue.
         size: u16,
     },
+    /// A chain of a packed ring goes on in a descriptor that is not available.
+    #[error(
+        "driver's chain runs into a descriptor, number {descriptors}, that it has not made available (virtio 1.2 §2.8.6)"
+    )]
+    ChainNotAvailable {
+        /// Which descriptor of the chain, from 1 on.
+        descriptors: u16,
+    },
     /// A descriptor points outside the memory that the driver shared.
     #[error("driver's descriptor {address:#x}+{len} lies outside the memory it shared")]
     AddressNotShared {
@@ -73,6 +81,28 @@ pub enum QueueFault {
     #[error("driver's descriptor has flags {flags:#x}, which mean nothing here (virtio 1.2 §2.7.5)")]
     BadDescriptorFlags {
         /// The flags.
+        flags: u16,
+    },
+    /// A descriptor refers to a table that cannot be one.
+    #[error(
+        "driver's descriptor table of {len} bytes is not one of 1 to {size} descriptors of 16 bytes (virtio 1.2 §2.7.5.3)"
+    )]
+    BadIndirectTable {
+        /// Its length.
+        len: u32,
+        /// The most descriptors a chain may have.
+        size: u16,
+    },
+    /// A descriptor in such a table refers to another one.
+    #[error("driver's descriptor table refers to another table, flags {flags:#x} (virtio 1.2 §2.7.5.3)")]
+    IndirectNested {
+        /// The descriptor's flags.
+        flags: u16,
+    },
+    /// A descriptor that refers to a table is not the last of its chain.
+    #[error("driver's chain goes on behind a descriptor table, flags {flags:#x} (virtio 1.2 §2.7.5.3)")]
+    IndirectChained {
+        /// The descriptor's flags.
         flags: u16,
     },
     /// A merged receive buffer count that is zero or more than were used.

@@ -26,6 +26,7 @@
 
 mod guest_memory;
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,23 +34,29 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::spec::packed::{EVENT_BYTES, EVENT_WRAP};
 use super::transport::RingLayout;
 use crate::mem::Iova;
 pub use guest_memory::{GuestMemory, GuestMemoryError, GuestRegion, MAX_REGIONS};
 
-/// The largest split virtqueue. virtio 1.2 §2.7.
+/// The largest virtqueue. virtio 1.2 §2.7, §2.8.10.1.
 pub const MAX_RING_SIZE: u16 = 32_768;
 
 /// Why a driver's virtqueue cannot be served.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RingError {
-    /// Not a size of split virtqueue.
-    #[error("virtqueue {queue}: size {size} is not a power of two up to {MAX_RING_SIZE}")]
+    /// Not a size of virtqueue.
+    #[error(
+        "virtqueue {queue}: size {size} is not {} up to {MAX_RING_SIZE}",
+        if *packed { "a number from 1" } else { "a power of two" }
+    )]
     Size {
         /// The virtqueue.
         queue: u16,
         /// Its size.
         size: u16,
+        /// Whether it is packed.
+        packed: bool,
     },
     /// A part of it does not lie in the memory the driver shares.
     #[error(
@@ -65,7 +72,7 @@ pub enum RingError {
         /// How long it would be.
         len_bytes: usize,
     },
-    /// A part of it is not aligned as virtio 1.2 §2.7 demands.
+    /// A part of it is not aligned as virtio 1.2 §2.7 and §2.8.10.1 demand.
     #[error("virtqueue {queue}: its {part} at {at:#x} is not aligned to {align_bytes} bytes")]
     Misaligned {
         /// The virtqueue.
@@ -79,32 +86,64 @@ pub enum RingError {
     },
 }
 
-/// How far the device side has come in a split virtqueue; both count modulo 2^16.
+/// How far the device side has come in a virtqueue. In a split one both count modulo 2^16; in a packed one both are
+/// places in the ring, with the wrap counter there in bit 15.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Index of the next entry of the available ring to take (the vhost "vring base").
+    /// Index of the next entry of the available ring to take, or place of the next available descriptor.
     pub next_available: u16,
-    /// Value of `used.idx` after all that was given back.
+    /// Value of `used.idx` after all that was given back, or place of the next used descriptor.
     pub next_used: u16,
+}
+
+impl Position {
+    /// Where a virtqueue begins: the wrap counters of a packed one are 1. virtio 1.2 §2.8.1.
+    #[must_use]
+    pub fn first(packed: bool) -> Self {
+        let start = if packed { EVENT_WRAP } else { 0 };
+        Self { next_available: start, next_used: start }
+    }
+
+    /// Where the "vring base" of vhost-user says that a packed virtqueue of `size` is to be taken up: the place of the
+    /// next available descriptor, above it that of the next used one. Frontends that leave the upper half 0 mean that
+    /// nothing is under way: that used is where available is. `None` for places beyond the ring.
+    #[must_use]
+    pub fn of_packed_base(base: u32, size: u16) -> Option<Self> {
+        #[allow(clippy::cast_possible_truncation)] // its halves
+        let (next_available, upper) = (base as u16, (base >> 16) as u16);
+        let next_used = if upper == 0 { next_available } else { upper };
+        let within = |place: u16| place & !EVENT_WRAP < size;
+        (within(next_available) && within(next_used)).then_some(Self { next_available, next_used })
+    }
+
+    /// The "vring base" of vhost-user: [`of_packed_base`](Self::of_packed_base), or the available index alone.
+    #[must_use]
+    pub fn base(self, packed: bool) -> u32 {
+        let upper = if packed { u32::from(self.next_used) << 16 } else { 0 };
+        u32::from(self.next_available) | upper
+    }
 }
 
 /// A driver's virtqueue as the device side gets it: where it lies in our address space, what was negotiated,
 /// and whom to signal.
 ///
 /// The three pointers are aligned, cover the whole part (16 × size, 6 + 2 × size, 6 + 8 × size bytes,
-/// virtio 1.2 §2.7.5, §2.7.6, §2.7.8) and stay mapped as long as `memory` lives. The driver writes there at any
-/// time: raw volatile or atomic access only, every value read once and checked.
+/// virtio 1.2 §2.7.5, §2.7.6, §2.7.8; of a packed one 16 × size, 4, 4 bytes, §2.8.10.1) and stay mapped as long as
+/// `memory` lives. The driver writes there at any time: raw volatile or atomic access only, every value read once and
+/// checked.
 #[derive(Debug)]
 pub struct Ring {
     /// Number of the virtqueue within its device.
     pub queue: u16,
-    /// Number of descriptors, a power of two.
+    /// Number of descriptors, a power of two unless it is packed.
     pub size: u16,
-    /// Descriptor table.
+    /// Whether it is packed, and the three parts of the sizes of one.
+    pub packed: bool,
+    /// Descriptor table, or packed descriptor ring.
     pub descriptors: *mut u8,
-    /// Available ring: the driver's.
+    /// Available ring, or driver event suppression: the driver's.
     pub available: *mut u8,
-    /// Used ring: ours.
+    /// Used ring, or device event suppression: ours.
     pub used: *mut u8,
     /// The feature bits the driver accepted.
     pub features: u64,
@@ -127,12 +166,12 @@ unsafe impl Send for Ring {}
 unsafe impl Sync for Ring {}
 
 impl Ring {
-    /// Finds the virtqueue that `layout` describes, in the addresses of `memory`. Features, start and event fds
-    /// are the caller's to fill in: 0 and none.
+    /// Finds the virtqueue that `layout` describes, in the addresses of `memory`. It starts where virtqueues begin;
+    /// features and event fds are the caller's to fill in: 0 and none.
     pub fn new(queue: u16, layout: &RingLayout, memory: Arc<GuestMemory>) -> Result<Self, RingError> {
-        let size = layout.size;
-        if !size.is_power_of_two() || size > MAX_RING_SIZE {
-            return Err(RingError::Size { queue, size });
+        let RingLayout { size, packed, .. } = *layout;
+        if size == 0 || size > MAX_RING_SIZE || !(packed || size.is_power_of_two()) {
+            return Err(RingError::Size { queue, size, packed });
         }
         let part = |part, at: Iova, len_bytes: usize, align_bytes: usize| {
             let ptr = memory.translate(at, len_bytes).ok_or(RingError::Outside {
@@ -148,18 +187,29 @@ impl Ring {
             Ok(ptr)
         };
         let entries = usize::from(size);
-        let descriptors = part("descriptor table", layout.descriptors, 16 * entries, 16)?;
-        // The two bytes beyond the entries (used_event, avail_event) are there in every layout; virtio 1.2 §2.7.
-        let available = part("available ring", layout.available, 6 + 2 * entries, 2)?;
-        let used = part("used ring", layout.used, 6 + 8 * entries, 4)?;
+        let (descriptors, available, used) = if packed {
+            (
+                part("descriptor ring", layout.descriptors, 16 * entries, 16)?,
+                part("driver event area", layout.available, EVENT_BYTES, 4)?,
+                part("device event area", layout.used, EVENT_BYTES, 4)?,
+            )
+        } else {
+            // The two bytes beyond the entries (used_event, avail_event) are there in every layout; virtio 1.2 §2.7.
+            (
+                part("descriptor table", layout.descriptors, 16 * entries, 16)?,
+                part("available ring", layout.available, 6 + 2 * entries, 2)?,
+                part("used ring", layout.used, 6 + 8 * entries, 4)?,
+            )
+        };
         Ok(Self {
             queue,
             size,
+            packed,
             descriptors,
             available,
             used,
             features: 0,
-            start: Position::default(),
+            start: Position::first(packed),
             memory,
             kick: None,
             call: None,
@@ -167,10 +217,32 @@ impl Ring {
         })
     }
 
-    /// `used.idx` as it stands in the ring: where to go on when nobody knows better. Whoever shares the memory may
-    /// have written anything there. virtio 1.2 §2.7.8.
+    /// What becomes readable when the driver notifies us, if it does.
+    #[must_use]
+    pub fn kick_fd(&self) -> Option<BorrowedFd<'_>> {
+        let kick = self.kick.as_ref()?;
+        // SAFETY: open as long as the eventfd, which the ring keeps.
+        Some(unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) })
+    }
+
+    /// Forgets the notifications that came. One system call, which never blocks: the driver shares the eventfd and may
+    /// have made it blocking, or have read it itself.
+    pub fn drain_kick(&self) {
+        let Some(kick) = &self.kick else { return };
+        let mut count = 0_u64;
+        let into = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
+        // SAFETY: one element that describes the 8 bytes of `count`; -1: an eventfd has no offset. Nothing to read is
+        // as good as something.
+        let _ = unsafe { libc::preadv2(kick.as_raw_fd(), &raw const into, 1, -1, libc::RWF_NOWAIT) };
+    }
+
+    /// `used.idx` as it stands in a split ring: where to go on when nobody knows better. Whoever shares the memory may
+    /// have written anything there. 0 of a packed ring, which has none. virtio 1.2 §2.7.8.
     #[must_use]
     pub fn used_index(&self) -> u16 {
+        if self.packed {
+            return 0;
+        }
         // SAFETY: within the used ring, mapped as long as `self.memory`, aligned to 4 as `new` checked; volatile, as
         // others write there.
         u16::from_le(unsafe { self.used.add(2).cast::<u16>().read_volatile() })

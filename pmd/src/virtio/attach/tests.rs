@@ -199,7 +199,7 @@ fn ring_outside_the_shared_memory_is_refused() {
     };
     assert_eq!(new(layout(256, 0x10_0000)), Ok(256));
     for size in [0, 3, 48, 40_000] {
-        assert_eq!(new(layout(size, 0x10_0000)), Err(RingError::Size { queue: 0, size }));
+        assert_eq!(new(layout(size, 0x10_0000)), Err(RingError::Size { queue: 0, size, packed: false }));
     }
     // The used ring would end beyond the region: 6 + 8 * 512 bytes in the last page.
     assert!(matches!(

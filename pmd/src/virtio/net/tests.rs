@@ -1,7 +1,9 @@
 //! Both sides in one process: frames of every shape through a `loop:`, in both directions.
 
+use super::SUPPORTED;
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::port::{Burst, OpenConfig, Port, QueuePair, open};
+use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::Hub;
 
 /// A link with both ends open, and the pool that both sides allocate from.
@@ -190,4 +192,44 @@ fn device_that_still_holds_the_queues_keeps_the_driver_waiting_then_says_so() {
     driver_port.stop().unwrap();
     drop(driver);
     assert_eq!(pool.levels().free, pool.levels().mbufs);
+}
+
+/// Every kind of virtqueue that our driver has, in combination.
+fn every_kind(also: &str) -> Vec<String> {
+    let bits = [feature::RING_PACKED, feature::IN_ORDER, feature::EVENT_IDX, feature::INDIRECT_DESC];
+    let bits: Vec<u64> = bits.into_iter().filter(|bit| SUPPORTED & bit != 0).collect();
+    let option = |bit: &u64, on| format!(",{}={}", feature::names(*bit).to_lowercase(), u8::from(on));
+    (0..1 << bits.len())
+        .map(|kind: usize| {
+            let options = bits.iter().enumerate().map(|(at, bit)| option(bit, kind >> at & 1 == 1));
+            options.chain([also.to_owned()]).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn frames_pass_both_ways_over_every_kind_of_virtqueue() {
+    let lengths: Vec<usize> = (1..=2036).step_by(7).collect();
+    for options in every_kind("") {
+        for size in [64, 50] {
+            let Linked { pool, mut driver, mut device, _ports } =
+                linked(&options, size, PoolConfig::default());
+            passes(&pool, &mut *driver, &mut *device, &lengths);
+            let Linked { pool, mut driver, mut device, _ports } =
+                linked(&options, size, PoolConfig::default());
+            passes(&pool, &mut *device, &mut *driver, &lengths);
+        }
+    }
+}
+
+#[test]
+fn chained_frames_pass_both_ways_over_merged_buffers_of_every_kind_of_virtqueue() {
+    let small = PoolConfig { mbufs: 2048, data_room_bytes: 256, ..PoolConfig::default() };
+    let lengths: Vec<usize> = (1..=2000).step_by(29).chain([244, 245, 256, 257, 500, 9000]).collect();
+    for options in every_kind(",mrg_rxbuf=on") {
+        let Linked { pool, mut driver, mut device, _ports } = linked(&options, 64, small);
+        passes(&pool, &mut *driver, &mut *device, &lengths);
+        let Linked { pool, mut driver, mut device, _ports } = linked(&options, 64, small);
+        passes(&pool, &mut *device, &mut *driver, &lengths);
+    }
 }

@@ -14,6 +14,7 @@
 //!
 //! [`Areas`] is the one place that touches the shared bytes.
 
+pub(crate) mod device;
 pub(crate) mod driver;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -143,6 +144,12 @@ impl Areas {
     pub(crate) fn cursor(&self, position: u16, wrap: bool) -> Cursor {
         assert!(position < self.size, "position {position} in a ring of {}", self.size);
         Cursor { position, wrap }
+    }
+
+    /// The cursor that is written `off_wrap`, as an event suppression structure and a vhost-user base are; a position
+    /// beyond the ring, which nobody honest names, is taken modulo its size.
+    pub(crate) fn cursor_of(&self, off_wrap: u16) -> Cursor {
+        self.cursor((off_wrap & !EVENT_WRAP) % self.size, off_wrap & EVENT_WRAP != 0)
     }
 
     /// `cursor`, `count` descriptors (at most the size) further.

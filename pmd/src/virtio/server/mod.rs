@@ -2,9 +2,10 @@
 //! processes, and for the other end of a `loop:`.
 //!
 //! ```text
-//!   driver's transmit queue ─► split::device ─► rx (copy in) ─► Burst
-//!   driver's receive queue  ◄─ split::device ◄─ tx (copy out) ◄─ Burst
-//!            ▲
+//!   driver's transmit queue ─► DeviceRing ─► rx (copy in) ─► Burst
+//!   driver's receive queue  ◄─ DeviceRing ◄─ tx (copy out) ◄─ Burst
+//!            ▲                     ▲
+//!            │                     └─ served: which layout of ring, chosen when it comes
 //!   attach: Publisher (control) ─► Follower (here)
 //! ```
 //!
@@ -12,21 +13,28 @@
 
 #[allow(unsafe_code)]
 mod rx;
+mod served;
 #[allow(unsafe_code)]
 mod tx;
 
-use super::attach::{Follower, Position};
+use std::os::fd::BorrowedFd;
+
+use super::attach::Follower;
 use super::spec::feature;
-use super::split::device::DeviceQueue;
 use super::transport::TransportError;
 use crate::mem::HomePool;
-use crate::port::{Burst, Link, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Arm, Burst, Link, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use rx::Intake;
 use tx::Outlet;
 
 /// The device features that the data path here can serve, and no choice of the user's goes beyond; a control plane may
 /// offer its own beside.
-pub(crate) const SUPPORTED: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+pub(crate) const SUPPORTED: u64 = feature::VERSION_1
+    | feature::MRG_RXBUF
+    | feature::RING_PACKED
+    | feature::IN_ORDER
+    | feature::EVENT_IDX
+    | feature::INDIRECT_DESC;
 
 /// Those that are offered unless the user says otherwise.
 pub(crate) const FEATURES: u64 = SUPPORTED;
@@ -91,65 +99,6 @@ impl Port for ServerPort {
     }
 }
 
-/// The virtqueue served at the moment, if any.
-struct Served {
-    follower: Follower,
-    queue: Option<DeviceQueue>,
-    /// Whether a frame for the driver may span several of its buffers.
-    mergeable: bool,
-    /// Faults of queues that were since set up anew.
-    faults: u64,
-}
-
-impl Served {
-    fn new(follower: Follower) -> Self {
-        Self { follower, queue: None, mergeable: false, faults: 0 }
-    }
-
-    /// The queue to work on in this burst. One load unless the driver changed something.
-    #[inline]
-    fn attend(&mut self) -> Option<&mut DeviceQueue> {
-        if self.follower.changed() {
-            self.switch();
-        }
-        self.queue.as_mut()
-    }
-
-    #[cold]
-    fn switch(&mut self) {
-        let left_at = self.let_go();
-        let ring = self.follower.switch(left_at);
-        self.mergeable = ring.is_some_and(|ring| ring.features & feature::MRG_RXBUF != 0);
-        self.queue = ring.map(DeviceQueue::new);
-    }
-
-    fn let_go(&mut self) -> Position {
-        let queue = self.queue.take();
-        self.faults += u64::from(queue.as_ref().is_some_and(|queue| queue.fault().is_some()));
-        queue.map_or(Position::default(), |queue| queue.position())
-    }
-
-    #[cold]
-    fn quiesce(&mut self) {
-        let left_at = self.let_go();
-        self.follower.leave(left_at);
-    }
-
-    fn fault(&self) -> Option<QueueFault> {
-        self.queue.as_ref()?.fault()
-    }
-
-    fn faults(&self) -> u64 {
-        self.faults + u64::from(self.fault().is_some())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.quiesce();
-    }
-}
-
 /// One queue pair of the device; receive and transmit are seen from us.
 struct ServerQueuePair {
     rx: Intake,
@@ -189,6 +138,22 @@ impl QueuePair for ServerQueuePair {
 
     fn fault(&self) -> Option<QueueFault> {
         self.rx.served.fault().or(self.tx.served.fault())
+    }
+
+    /// Waits for frames of the driver; for room in its receive queue nobody is told.
+    fn arm(&mut self) -> Arm {
+        self.tx.served.attend();
+        self.rx.served.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.rx.served.disarm();
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        if let Some(kick) = self.rx.served.kick() {
+            visit(kick);
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 //! In two passes over a burst: read the chains and fetch their buffers towards the cache, then copy. The first
 //! access to a buffer is a miss on the driver's core's cache; the passes let a burst of them overlap.
 
-use super::{MAX_FRAME_BYTES, Served};
+use super::MAX_FRAME_BYTES;
+use super::served::{Served, with_ring};
 use crate::mem::{HomePool, Mbuf};
 use crate::port::{Burst, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
+use crate::virtio::ring::{Buffer, Chain, DeviceRing};
 use crate::virtio::spec::net::HEADER_BYTES;
-use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
 
 /// The receive side of a device's queue pair.
 pub(super) struct Intake {
@@ -34,45 +35,53 @@ impl Intake {
     pub(super) fn receive(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let counters = &mut self.counters;
         let Some(queue) = self.served.attend() else { return 0 };
-        // An error has stopped the queue; `fault` tells.
-        let Ok(ready) = queue.ready() else { return 0 };
-        let count = budget.min(burst.remaining_capacity()).min(usize::from(ready));
-        if count == 0 {
-            return 0;
-        }
-        let chains = queue.fetch(count, false);
-        let mut mbufs = pool.alloc_bulk(chains.len());
-        let (before, mut bytes) = (burst.len(), 0);
-        for Chain { head, single } in chains {
-            let taken = match (mbufs.next(), single) {
-                (None, _) => Ok(Taken::NoMbuf),
-                (Some(mbuf), Some(buffer)) => match take_single(mbuf, buffer) {
-                    Ok(frame) => Ok(Taken::Frame(frame)),
-                    // Too long for one mbuf, or not a frame: the general way decides.
-                    Err(mbuf) => take_pieces(queue, head, mbuf, pool),
-                },
-                (Some(mbuf), None) => take_pieces(queue, head, mbuf, pool),
-            };
-            match taken {
-                Ok(Taken::Frame(frame)) => {
-                    bytes += frame.pkt_len();
-                    burst.push(frame);
-                }
-                Ok(Taken::Nonsense) => counters.rx_errors += 1,
-                Ok(Taken::NoMbuf) => {
-                    counters.rx_nombuf += 1;
-                    break;
-                }
-                Err(_) => break, // the queue has stopped
-            }
-            queue.give_back(head, 0);
-        }
-        counters.notifications += u64::from(queue.publish());
-        let frames = burst.len() - before;
-        counters.rx_packets += frames as u64;
-        counters.rx_bytes += bytes as u64;
-        frames
+        with_ring!(queue, ring => receive(ring, counters, pool, burst, budget))
     }
+}
+
+fn receive(
+    ring: &mut impl DeviceRing,
+    counters: &mut QueueCounters,
+    pool: &HomePool,
+    burst: &mut Burst,
+    budget: usize,
+) -> usize {
+    // An error has stopped the queue; `fault` tells.
+    let Ok(chains) = ring.fetch(budget.min(burst.remaining_capacity()), false) else { return 0 };
+    if chains.is_empty() {
+        return 0;
+    }
+    let mut mbufs = pool.alloc_bulk(chains.len());
+    let (before, mut bytes) = (burst.len(), 0);
+    for chain in chains {
+        let taken = match (mbufs.next(), chain.single()) {
+            (None, _) => Ok(Taken::NoMbuf),
+            (Some(mbuf), Some(buffer)) => match take_single(mbuf, buffer) {
+                Ok(frame) => Ok(Taken::Frame(frame)),
+                // Too long for one mbuf, or not a frame: the general way decides.
+                Err(mbuf) => take_pieces(ring, chain, mbuf, pool),
+            },
+            (Some(mbuf), None) => take_pieces(ring, chain, mbuf, pool),
+        };
+        match taken {
+            Ok(Taken::Frame(frame)) => {
+                bytes += frame.pkt_len();
+                burst.push(frame);
+            }
+            Ok(Taken::Nonsense) => counters.rx_errors += 1,
+            Ok(Taken::NoMbuf) => {
+                counters.rx_nombuf += 1;
+                break;
+            }
+            Err(_) => break, // the queue has stopped
+        }
+        ring.give_back_read(chain);
+    }
+    counters.notifications += u64::from(ring.publish());
+    let frames = burst.len() - before;
+    counters.rx_packets += frames as u64;
+    counters.rx_bytes += bytes as u64;
+    frames
 }
 
 /// The usual frame: one buffer, header and data, that fits in one mbuf. Gives the mbuf back if it is not that.
@@ -90,29 +99,23 @@ fn take_single(mut mbuf: Mbuf, Buffer { ptr, len }: Buffer) -> Result<Mbuf, Mbuf
 /// Any frame: pieces of any length, the header wherever it falls, as many mbufs as it takes.
 #[cold]
 fn take_pieces(
-    queue: &mut DeviceQueue,
-    head: u16,
+    ring: &mut impl DeviceRing,
+    chain: Chain,
     first: Mbuf,
     pool: &HomePool,
 ) -> Result<Taken, QueueFault> {
+    let pieces = ring.walk(chain, 0, false)?;
     // First its length, so that no mbufs are spent on what is not a frame.
-    let (mut walk, mut total) = (queue.walk(head, false), 0);
-    while let Some(Buffer { len, .. }) = walk.next()? {
-        total += len as usize;
-    }
+    let total: usize = pieces.iter().map(|piece| piece.len as usize).sum();
     if !(HEADER_BYTES + 1..=HEADER_BYTES + MAX_FRAME_BYTES).contains(&total) {
         return Ok(Taken::Nonsense);
     }
-    let (mut skip, mut room) = (HEADER_BYTES, MAX_FRAME_BYTES);
+    let mut skip = HEADER_BYTES;
     let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, first);
-    let mut walk = queue.walk(head, false);
-    while let Some(Buffer { mut ptr, len }) = walk.next()? {
+    for &Buffer { mut ptr, len } in pieces {
         let mut left = len as usize;
         let skipped = skip.min(left);
         (skip, left, ptr) = (skip - skipped, left - skipped, ptr.wrapping_add(skipped));
-        // The driver may have made it longer since.
-        left = left.min(room);
-        room -= left;
         while left > 0 {
             if current.tailroom() == 0 {
                 let Some(next) = pool.alloc() else { return Ok(Taken::NoMbuf) };
@@ -130,8 +133,6 @@ fn take_pieces(
         }
     }
     Ok(Taken::Frame(match full {
-        // Or it made it shorter.
-        None if current.is_empty() => return Ok(Taken::Nonsense),
         None => current,
         Some(mut head) => {
             head.chain(current);

@@ -2,12 +2,12 @@
 
 use arrayvec::ArrayVec;
 
-use super::Served;
+use super::served::{Served, with_ring};
 use crate::mem::{Mbuf, copy};
 use crate::port::{Burst, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
+use crate::virtio::ring::{Buffer, Chain, DeviceRing};
 use crate::virtio::spec::net::{HEADER_BYTES, Header};
-use crate::virtio::split::device::{Buffer, Chain, DeviceQueue};
 
 /// The most buffers one frame is spread over: 64 KiB in buffers of 1.5 KiB, with some to spare.
 const MAX_PIECES: usize = 64;
@@ -21,8 +21,8 @@ pub(super) struct Outlet {
 /// Where a frame can go. On the stack of the rare path only.
 #[allow(clippy::large_enum_variant)]
 enum Place {
-    /// These buffers, of these chains (head, number of its buffers).
-    Here(ArrayVec<Buffer, MAX_PIECES>, ArrayVec<(u16, usize), MAX_PIECES>),
+    /// These buffers, of these chains (each with the number of its buffers).
+    Here(ArrayVec<Buffer, MAX_PIECES>, ArrayVec<(Chain, usize), MAX_PIECES>),
     /// Not enough buffers yet.
     Later,
     /// Nowhere, however many buffers there will be.
@@ -36,50 +36,59 @@ impl Outlet {
 
     /// How many frames fit if each takes one chain.
     pub(super) fn room(&mut self) -> usize {
-        self.served.attend().and_then(|queue| queue.ready().ok()).map_or(0, usize::from)
+        let Some(queue) = self.served.attend() else { return 0 };
+        with_ring!(queue, ring => ring.ready().map_or(0, usize::from))
     }
 
     /// How many receive buffers of the driver are filled and not posted anew.
     pub(super) fn waiting(&mut self) -> usize {
-        let waiting = |queue: &mut DeviceQueue| Some(queue.size().saturating_sub(queue.ready().ok()?));
-        self.served.attend().and_then(waiting).map_or(0, usize::from)
+        let Some(queue) = self.served.attend() else { return 0 };
+        with_ring!(queue, ring => {
+            let size = ring.size();
+            ring.ready().map_or(0, |ready| size.saturating_sub(ready).into())
+        })
     }
 
     /// Sends from the front of `burst` as long as the driver has buffers.
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
-        let (served, counters) = (&mut self.served, &mut self.counters);
-        served.attend();
-        let mergeable = served.mergeable;
-        let Some(queue) = &mut served.queue else { return 0 };
-        let Ok(ready) = queue.ready() else { return 0 };
-        let mut ready = usize::from(ready);
-        let chains = queue.fetch(ready.min(burst.len()), true);
-        let (mut sent, mut next) = (0, 0);
-        for frame in burst.iter() {
-            let bytes = frame.pkt_len();
-            let used = match chains.get(next) {
-                Some(&Chain { head, single: Some(buffer) }) if put_single(frame, buffer) => {
-                    #[allow(clippy::cast_possible_truncation)] // it fitted into a buffer of u32 bytes
-                    queue.give_back(head, (HEADER_BYTES + bytes) as u32);
-                    Ok(Some(1))
-                }
-                _ => put_pieces(queue, frame, mergeable, ready),
-            };
-            match used {
-                Ok(Some(0)) => counters.tx_errors += 1,
-                Ok(Some(used)) => {
-                    (ready, next) = (ready - used, next + used);
-                    counters.tx_packets += 1;
-                    counters.tx_bytes += bytes as u64;
-                }
-                Ok(None) | Err(_) => break,
-            }
-            sent += 1;
-        }
-        counters.notifications += u64::from(queue.publish());
-        burst.drain(..sent);
-        sent
+        let counters = &mut self.counters;
+        let Some((queue, mergeable)) = self.served.attend_merging() else { return 0 };
+        with_ring!(queue, ring => transmit(ring, mergeable, counters, burst))
     }
+}
+
+fn transmit(
+    ring: &mut impl DeviceRing,
+    mergeable: bool,
+    counters: &mut QueueCounters,
+    burst: &mut Burst,
+) -> usize {
+    let Ok(chains) = ring.fetch(burst.len(), true) else { return 0 };
+    let (mut sent, mut next) = (0, 0);
+    for frame in burst.iter() {
+        let bytes = frame.pkt_len();
+        let used = match chains.get(next) {
+            Some(&chain) if chain.single().is_some_and(|buffer| put_single(frame, buffer)) => {
+                #[allow(clippy::cast_possible_truncation)] // it fitted into a buffer of u32 bytes
+                ring.give_back(chain, (HEADER_BYTES + bytes) as u32);
+                Ok(Some(1))
+            }
+            _ => put_pieces(ring, frame, mergeable),
+        };
+        match used {
+            Ok(Some(0)) => counters.tx_errors += 1,
+            Ok(Some(used)) => {
+                next += used;
+                counters.tx_packets += 1;
+                counters.tx_bytes += bytes as u64;
+            }
+            Ok(None) | Err(_) => break,
+        }
+        sent += 1;
+    }
+    counters.notifications += u64::from(ring.publish());
+    burst.drain(..sent);
+    sent
 }
 
 /// The header of a received packet that asks nothing and spans `num_buffers`. virtio 1.2 §5.1.6.4: the field is
@@ -109,13 +118,12 @@ fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
 /// chains it took: 0 if it was dropped for good, `None` if there are not enough yet.
 #[cold]
 fn put_pieces(
-    queue: &mut DeviceQueue,
+    ring: &mut impl DeviceRing,
     frame: &Mbuf,
     mergeable: bool,
-    ready: usize,
 ) -> Result<Option<usize>, QueueFault> {
     let total = HEADER_BYTES + frame.pkt_len();
-    let (buffers, chains) = match place(queue, total, mergeable, ready)? {
+    let (buffers, chains) = match place(ring, total, mergeable)? {
         Place::Here(buffers, chains) if frame.pkt_len() > 0 => (buffers, chains),
         Place::Later => return Ok(None),
         _ => return Ok(Some(0)),
@@ -127,7 +135,7 @@ fn put_pieces(
     let mut sources = std::iter::once(&header[..]).chain(frame.segments().map(Mbuf::data));
     let mut source: &[u8] = &[];
     let mut buffers = buffers.into_iter();
-    for &(head, pieces) in &chains {
+    for &(chain, pieces) in &chains {
         let mut written = 0;
         for Buffer { ptr, len } in buffers.by_ref().take(pieces) {
             let (mut at, mut room) = (ptr, len as usize);
@@ -146,19 +154,18 @@ fn put_pieces(
             }
         }
         #[allow(clippy::cast_possible_truncation)] // a frame is at most some 100 KiB
-        queue.give_back(head, written as u32);
+        ring.give_back(chain, written as u32);
     }
     Ok(Some(chains.len()))
 }
 
 /// Finds buffers for `total` bytes from the next chain on.
-fn place(queue: &mut DeviceQueue, total: usize, mergeable: bool, ready: usize) -> Result<Place, QueueFault> {
+fn place(ring: &mut impl DeviceRing, total: usize, mergeable: bool) -> Result<Place, QueueFault> {
     let (mut buffers, mut chains, mut room) = (ArrayVec::new(), ArrayVec::new(), 0);
-    for ahead in 0..ready {
-        #[allow(clippy::cast_possible_truncation)] // `ready` came from a u16
-        let head = queue.chain(ahead as u16, true).head;
-        let (mut walk, before) = (queue.walk(head, true), buffers.len());
-        while let Some(buffer) = walk.next()? {
+    let mut ahead = 0;
+    while let Some(chain) = ring.chain(ahead, true) {
+        let before = buffers.len();
+        for &buffer in ring.walk(chain, ahead, true)? {
             // A chain with more buffers than any frame needs is taken as far as it is of use.
             if room < total {
                 room += buffer.len as usize;
@@ -167,13 +174,15 @@ fn place(queue: &mut DeviceQueue, total: usize, mergeable: bool, ready: usize) -
                 }
             }
         }
-        chains.push((head, buffers.len() - before));
+        chains.push((chain, buffers.len() - before));
         if room >= total {
             return Ok(Place::Here(buffers, chains));
         }
         if !mergeable || chains.is_full() {
             return Ok(Place::Never);
         }
+        ahead += chain.slots;
     }
-    Ok(if ready == usize::from(queue.size()) { Place::Never } else { Place::Later })
+    // What does not fit into all there can be never will.
+    Ok(if ahead == ring.size() { Place::Never } else { Place::Later })
 }

@@ -3,140 +3,63 @@
 //! Every descriptor is read once into private memory and its address and length translated together. A driver
 //! that breaks the rules gets a named fault, and the queue stands still until the driver sets it up anew.
 
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
-use vmm_sys_util::eventfd::EventFd;
 
-use super::Areas;
-use crate::mem::{Iova, prefetch, prefetch_for_write};
+use super::{Areas, event_is_due};
+use crate::mem::Iova;
 use crate::port::{MAX_BURST, QueueFault};
-use crate::virtio::attach::{GuestMemory, Position, Ring};
+use crate::virtio::attach::{Position, Ring};
+use crate::virtio::ring::{Buffer, Chain, DeviceRing, Peer};
+use crate::virtio::spec::feature;
 use crate::virtio::spec::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY,
+    UsedElement,
 };
 
-/// One buffer of a chain in our address space, valid as long as the queue's memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Buffer {
-    pub ptr: *mut u8,
-    pub len: u32,
-}
-
-/// A chain by its head, and its buffer if there is but one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Chain {
-    pub head: u16,
-    /// `None` for several buffers, and for a lie, which [`DeviceQueue::walk`] names.
-    pub single: Option<Buffer>,
-}
-
-/// One split virtqueue, device side. Every call is bounded by the queue's size and never blocks.
-pub(crate) struct DeviceQueue {
+/// One split virtqueue, device side. With `IN_ORDER` a batch of chains that were only read is given back by one element
+/// (virtio 1.2 §2.7.9).
+pub(crate) struct SplitDevice<const IN_ORDER: bool> {
     areas: Areas,
-    memory: Arc<GuestMemory>,
-    call: Option<Arc<EventFd>>,
-    err: Option<Arc<EventFd>>,
+    peer: Peer,
     next_available: u16,
+    /// The available index as it was when we last looked: never further from `next_available` than the queue is long.
+    seen_available: u16,
     /// From `next_available` to our next index in the used ring: chains are given back in the order in which they are
     /// taken, so it stays, and one index to advance a chain is faster than two.
     used_offset: u16,
     /// `next_available` when the driver was last shown what was given back.
     published: u16,
-    fault: Option<QueueFault>,
+    /// The last chain of a batch that is given back by one element.
+    batch: Option<u16>,
+    event_idx: bool,
+    indirect: bool,
 }
 
-impl DeviceQueue {
-    /// Serves `ring` from where it says. Sets `NO_NOTIFY`: we poll.
-    pub(crate) fn new(ring: &Ring) -> Self {
-        // SAFETY: `Ring::new` checked sizes and alignment; the areas stay mapped as long as `memory`, which is kept
-        // below; a driver's memory is never borrowed.
-        let areas = unsafe { Areas::new(ring.descriptors, ring.available, ring.used, ring.size) };
-        areas.set_used_flags(USED_F_NO_NOTIFY);
-        let Position { next_available, next_used } = ring.start;
-        Self {
-            areas,
-            memory: Arc::clone(&ring.memory),
-            call: ring.call.clone(),
-            err: ring.err.clone(),
-            next_available,
-            used_offset: next_used.wrapping_sub(next_available),
-            published: next_available,
-            fault: None,
-        }
-    }
-
-    /// How far we have come.
-    pub(crate) fn position(&self) -> Position {
-        Position { next_available: self.next_available, next_used: self.next_used() }
-    }
-
+impl<const IN_ORDER: bool> SplitDevice<IN_ORDER> {
     #[inline]
     fn next_used(&self) -> u16 {
         self.next_available.wrapping_add(self.used_offset)
     }
 
-    pub(crate) fn size(&self) -> u16 {
-        self.areas.size()
-    }
-
-    pub(crate) fn fault(&self) -> Option<QueueFault> {
-        self.fault
-    }
-
-    #[cold]
-    pub(crate) fn set_fault(&mut self, fault: QueueFault) -> QueueFault {
-        if self.fault.is_none() {
-            self.fault = Some(fault);
-            if let Some(err) = &self.err {
-                // A counter that is full has been signalled already.
-                let _ = err.write(1);
-            }
-        }
-        fault
-    }
-
-    /// How many chains the driver has made available and we have not taken.
-    ///
-    /// # Errors
-    /// [`QueueFault::AvailIndexJump`] when that is more than the queue is long. The queue stops.
     #[inline]
-    pub(crate) fn ready(&mut self) -> Result<u16, QueueFault> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
-        let moved = self.areas.available_index().wrapping_sub(self.next_available);
+    fn look(&mut self) -> Result<u16, QueueFault> {
+        self.peer.check()?;
+        self.seen_available = self.areas.available_index();
+        let moved = self.seen_available.wrapping_sub(self.next_available);
         let size = self.areas.size();
         if moved > size {
-            return Err(self.set_fault(QueueFault::AvailIndexJump { moved, size }));
+            self.seen_available = self.next_available;
+            return Err(self.peer.fails(QueueFault::AvailIndexJump { moved, size }));
         }
         Ok(moved)
     }
 
-    /// The next `count` chains, at most a burst of them and below [`ready`](Self::ready) only, their buffers on the way
-    /// to the cache: to be written if `writable`, else to be read. The first access to a buffer is a miss on the
-    /// driver's core's cache; asked for together, the misses of a burst overlap.
     #[inline]
-    pub(crate) fn fetch(&self, count: usize, writable: bool) -> ArrayVec<Chain, MAX_BURST> {
-        let mut chains = ArrayVec::new();
-        for ahead in (0..).take(count.min(MAX_BURST)) {
-            let chain = self.chain(ahead, writable);
-            if let Some(Buffer { ptr, .. }) = chain.single {
-                let fetch = if writable { prefetch_for_write } else { prefetch };
-                fetch(ptr);
-                fetch(ptr.wrapping_add(64));
-            }
-            chains.push(chain);
-        }
-        chains
-    }
-
-    /// The chain `ahead` of the next one, below [`ready`](Self::ready) only.
-    #[inline]
-    pub(crate) fn chain(&self, ahead: u16, writable: bool) -> Chain {
+    fn chain_at(&self, ahead: u16, writable: bool) -> Chain {
         let head = self.areas.read_available(self.next_available.wrapping_add(ahead));
-        Chain { head, single: self.single(head, writable) }
+        Chain::new(head, 1, self.single(head, writable))
     }
 
     #[inline]
@@ -148,53 +71,199 @@ impl DeviceQueue {
         if flags != direction(writable) {
             return None;
         }
-        Some(Buffer { ptr: self.memory.translate(Iova(address), len as usize)?, len })
+        Some(Buffer { ptr: self.peer.memory.translate(Iova(address), len as usize)?, len })
     }
 
-    /// The buffers of the chain that starts at `head`, in order, all of the direction `writable` (else readable).
-    #[inline]
-    pub(crate) fn walk(&mut self, head: u16, writable: bool) -> Walk<'_> {
-        let left = self.areas.size();
-        Walk { queue: self, next: Some(head), left, direction: direction(writable) }
-    }
-
-    #[inline]
-    fn descriptor(&mut self, id: u16) -> Result<Descriptor, QueueFault> {
+    /// Follows the chain from `head` on; a table of descriptors may end it.
+    fn follow(&mut self, head: u16, direction: u16) -> Result<(), QueueFault> {
         let size = self.areas.size();
-        if id >= size {
-            return Err(self.set_fault(QueueFault::DescriptorOutOfRange { id, size }));
+        let mut next = head;
+        loop {
+            if next >= size {
+                return Err(self.peer.fails(QueueFault::DescriptorOutOfRange { id: next, size }));
+            }
+            let descriptor = self.areas.read_descriptor(next);
+            if descriptor.flags & DESC_F_INDIRECT != 0 && self.indirect {
+                return self.follow_table(descriptor, direction);
+            }
+            if !self.take(descriptor, direction, size)? {
+                return Ok(());
+            }
+            next = descriptor.next;
         }
-        Ok(self.areas.read_descriptor(id))
     }
 
-    /// Gives the next chain, which starts at `head`, back with `len` bytes written. Seen by the driver at the next
-    /// [`publish`](Self::publish).
+    /// The buffers of a table elsewhere in the driver's memory (virtio 1.2 §2.7.5.3).
+    fn follow_table(&mut self, table: Descriptor, direction: u16) -> Result<(), QueueFault> {
+        let Descriptor { address, len, flags, .. } = table;
+        if flags & DESC_F_NEXT != 0 {
+            return Err(self.peer.fails(QueueFault::IndirectChained { flags }));
+        }
+        let entries = self.peer.table(address, len, self.areas.size())?;
+        let mut next = 0;
+        loop {
+            if next >= entries.count() {
+                let size = entries.count();
+                return Err(self.peer.fails(QueueFault::DescriptorOutOfRange { id: next, size }));
+            }
+            let descriptor = entries.read_split(next);
+            if descriptor.flags & DESC_F_INDIRECT != 0 {
+                return Err(self.peer.fails(QueueFault::IndirectNested { flags: descriptor.flags }));
+            }
+            if !self.take(descriptor, direction, self.areas.size())? {
+                return Ok(());
+            }
+            next = descriptor.next;
+        }
+    }
+
+    /// Takes one buffer of a chain of at most `most`. Returns whether the chain goes on.
+    fn take(&mut self, descriptor: Descriptor, direction: u16, most: u16) -> Result<bool, QueueFault> {
+        let Descriptor { address, len, flags, .. } = descriptor;
+        if flags & !DESC_F_NEXT != direction {
+            return Err(self.peer.fails(QueueFault::BadDescriptorFlags { flags }));
+        }
+        self.peer.take(address, len)?;
+        let more = flags & DESC_F_NEXT != 0;
+        if more && self.peer.pieces.len() >= usize::from(most) {
+            return Err(self.peer.fails(QueueFault::ChainTooLong { size: most }));
+        }
+        Ok(more)
+    }
+}
+
+impl<const IN_ORDER: bool> DeviceRing for SplitDevice<IN_ORDER> {
+    fn new(ring: &Ring) -> Self {
+        // SAFETY: `Ring::new` checked sizes and alignment; the areas stay mapped as long as the memory, which `peer`
+        // keeps; a driver's memory is never borrowed.
+        let areas = unsafe { Areas::new(ring.descriptors, ring.available, ring.used, ring.size) };
+        let Position { next_available, next_used } = ring.start;
+        let mut queue = Self {
+            areas,
+            peer: Peer::new(ring),
+            next_available,
+            seen_available: next_available,
+            used_offset: next_used.wrapping_sub(next_available),
+            published: next_available,
+            batch: None,
+            event_idx: ring.features & feature::EVENT_IDX != 0,
+            indirect: ring.features & feature::INDIRECT_DESC != 0,
+        };
+        queue.disarm();
+        queue
+    }
+
     #[inline]
-    pub(crate) fn give_back(&mut self, head: u16, len: u32) {
-        self.areas.write_used(self.next_used(), UsedElement { id: u32::from(head), len });
+    fn size(&self) -> u16 {
+        self.areas.size()
+    }
+
+    fn position(&self) -> Position {
+        Position { next_available: self.next_available, next_used: self.next_used() }
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.peer.check().err()
+    }
+
+    #[inline]
+    fn ready(&mut self) -> Result<u16, QueueFault> {
+        self.look()
+    }
+
+    #[inline]
+    fn fetch(&mut self, count: usize, writable: bool) -> Result<ArrayVec<Chain, MAX_BURST>, QueueFault> {
+        let ready = usize::from(self.look()?);
+        let mut chains = ArrayVec::new();
+        for ahead in (0..).take(count.min(ready).min(MAX_BURST)) {
+            let chain = self.chain_at(ahead, writable);
+            chain.prefetch(writable);
+            chains.push(chain);
+        }
+        Ok(chains)
+    }
+
+    fn chain(&mut self, ahead: u16, writable: bool) -> Option<Chain> {
+        let seen = self.seen_available.wrapping_sub(self.next_available);
+        (ahead < seen).then(|| self.chain_at(ahead, writable))
+    }
+
+    fn walk(&mut self, chain: Chain, _ahead: u16, writable: bool) -> Result<&[Buffer], QueueFault> {
+        self.peer.pieces.clear();
+        self.follow(chain.id, direction(writable))?;
+        Ok(&self.peer.pieces)
+    }
+
+    #[inline]
+    fn give_back(&mut self, chain: Chain, len: u32) {
+        self.areas.write_used(self.next_used(), UsedElement { id: u32::from(chain.id), len });
         self.next_available = self.next_available.wrapping_add(1);
     }
 
-    /// Shows the driver what was given back since the last call, and interrupts it if it asks for that. Returns
-    /// whether it did. One fence and at most one notification.
     #[inline]
-    pub(crate) fn publish(&mut self) -> bool {
+    fn give_back_read(&mut self, chain: Chain) {
+        if IN_ORDER {
+            self.batch = Some(chain.id);
+            self.next_available = self.next_available.wrapping_add(1);
+        } else {
+            self.give_back(chain, 0);
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self) -> bool {
         if self.published == self.next_available {
             return false;
         }
+        let before = self.published.wrapping_add(self.used_offset);
+        if IN_ORDER && let Some(last) = self.batch.take() {
+            self.areas.write_used(before, UsedElement { id: u32::from(last), len: 0 });
+        }
         self.published = self.next_available;
-        self.areas.publish_used(self.next_used());
-        let Some(call) = &self.call else { return false };
+        let now = self.next_used();
+        self.areas.publish_used(now);
+        let Some(call) = &self.peer.call else { return false };
         // ORDERING: SeqCst. The index is visible before the flag is read, or the driver might go to sleep on the old
         //           index while we believe the old flag. Partner: the driver's full barrier between clearing the
         //           flag and reading used.idx. virtio 1.2 §2.7.7.2.
         fence(Ordering::SeqCst);
-        let wanted = self.areas.available_flags() & AVAIL_F_NO_INTERRUPT == 0;
+        let wanted = if self.event_idx {
+            event_is_due(self.areas.used_event(), now, before)
+        } else {
+            self.areas.available_flags() & AVAIL_F_NO_INTERRUPT == 0
+        };
         if wanted {
             // A counter that is full has been signalled already.
             let _ = call.write(1);
         }
         wanted
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.event_idx {
+            self.areas.set_avail_event(self.next_available);
+        } else {
+            self.areas.set_used_flags(0);
+        }
+        // ORDERING: SeqCst. What we ask for is visible before the index is read again, or the driver might add a chain
+        //           and see that nobody asks. Partner: the driver's full barrier between its index and our flag.
+        //           virtio 1.2 §2.7.10.2.
+        fence(Ordering::SeqCst);
+        let idle = self.areas.available_index() == self.next_available;
+        if !idle {
+            self.disarm();
+        }
+        idle
+    }
+
+    fn disarm(&mut self) {
+        if self.event_idx {
+            // An event that has passed is asked for again in 65,536 chains only.
+            self.areas.set_avail_event(self.next_available.wrapping_sub(1));
+            self.areas.set_used_flags(0);
+        } else {
+            self.areas.set_used_flags(USED_F_NO_NOTIFY);
+        }
     }
 }
 
@@ -202,39 +271,4 @@ impl DeviceQueue {
 #[inline]
 const fn direction(writable: bool) -> u16 {
     if writable { DESC_F_WRITE } else { 0 }
-}
-
-/// The buffers of one chain. Each descriptor is read once.
-pub(crate) struct Walk<'a> {
-    queue: &'a mut DeviceQueue,
-    next: Option<u16>,
-    left: u16,
-    direction: u16,
-}
-
-impl Walk<'_> {
-    /// The next buffer, `None` at the end of the chain.
-    ///
-    /// # Errors
-    /// [`QueueFault`] when the driver broke the rules. The queue stops.
-    #[inline]
-    pub(crate) fn next(&mut self) -> Result<Option<Buffer>, QueueFault> {
-        let Some(id) = self.next.take() else { return Ok(None) };
-        let Descriptor { address, len, flags, next } = self.queue.descriptor(id)?;
-        if flags & !DESC_F_NEXT != self.direction {
-            return Err(self.queue.set_fault(QueueFault::BadDescriptorFlags { flags }));
-        }
-        let Some(ptr) = self.queue.memory.translate(Iova(address), len as usize) else {
-            return Err(self.queue.set_fault(QueueFault::AddressNotShared { address, len }));
-        };
-        if flags & DESC_F_NEXT != 0 {
-            self.left -= 1;
-            if self.left == 0 {
-                let size = self.queue.areas.size();
-                return Err(self.queue.set_fault(QueueFault::ChainTooLong { size }));
-            }
-            self.next = Some(next);
-        }
-        Ok(Some(Buffer { ptr, len }))
-    }
 }

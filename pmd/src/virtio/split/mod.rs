@@ -165,7 +165,6 @@ impl Areas {
 
     /// Which used buffer the driver wants to be told of (`EVENT_IDX`).
     #[inline]
-    #[allow(dead_code)] // until the device side asks for it
     pub(crate) fn used_event(&self) -> u16 {
         // SAFETY: within the available ring.
         unsafe { self.used_event_at().read_volatile() }
@@ -183,7 +182,6 @@ impl Areas {
         unsafe { self.avail_event_at().read_volatile() }
     }
 
-    #[allow(dead_code)] // until the device side sets it
     pub(crate) fn set_avail_event(&self, index: u16) {
         // SAFETY: within the used ring.
         unsafe { self.avail_event_at().write_volatile(index) }

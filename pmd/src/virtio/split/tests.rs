@@ -7,11 +7,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::Areas;
-use super::device::DeviceQueue;
+use super::device::SplitDevice;
 use super::driver::SplitDriver;
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::virtio::attach::{GuestMemory, Position, Ring};
-use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
+use crate::virtio::ring::{DeviceRing, DriverRing, Piece, QueueMemory};
 use crate::virtio::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, MAX_SIZE, UsedElement};
 
 /// A region, a pool in it, and the memory of one queue.
@@ -216,7 +216,7 @@ proptest! {
         let (mut next_available, mut next_used) = (start, start);
         areas.publish_available(start);
         areas.publish_used(start);
-        let mut device = DeviceQueue::new(&bed.ring(start));
+        let mut device = SplitDevice::<false>::new(&bed.ring(start));
         let mut free: Vec<u16> = (0..size).collect();
         let mut offered = VecDeque::new();
         let mut random = seed;
@@ -246,16 +246,13 @@ proptest! {
             prop_assert_eq!(usize::from(device.ready().unwrap()), offered.len());
             for _ in 0..take.min(offered.len()) {
                 let (ids, expected, writable) = offered.pop_front().unwrap();
-                let chain = device.chain(0, writable);
-                prop_assert_eq!(chain.head, ids[0]);
-                let mut seen = Vec::new();
-                let mut walk = device.walk(chain.head, writable);
-                while let Some(buffer) = walk.next().unwrap() {
-                    seen.push((buffer.ptr as u64, buffer.len));
-                }
+                let chain = device.chain(0, writable).unwrap();
+                prop_assert_eq!(chain.id, ids[0]);
+                let pieces = device.walk(chain, 0, writable).unwrap();
+                let seen: Vec<(u64, u32)> = pieces.iter().map(|piece| (piece.ptr as u64, piece.len)).collect();
                 prop_assert_eq!(&seen, &expected);
-                prop_assert_eq!(chain.single.is_some(), expected.len() == 1);
-                device.give_back(chain.head, 77);
+                prop_assert_eq!(chain.single().is_some(), expected.len() == 1);
+                device.give_back(chain, 77);
                 device.publish();
                 prop_assert_eq!(areas.used_index(), next_used.wrapping_add(1));
                 prop_assert_eq!(areas.read_used(next_used), UsedElement { id: u32::from(ids[0]), len: 77 });
@@ -275,7 +272,7 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
         let start = 65_530;
         let mut driver = SplitDriver::<false>::starting_at(&bed.memory, &bed.region, 0, start);
         bed.areas().publish_used(start);
-        let mut device = DeviceQueue::new(&bed.ring(start));
+        let mut device = SplitDevice::<false>::new(&bed.ring(start));
         let (mut sent, mut back) = (0, 0);
         let goal = 3 * u64::from(size) + 20;
         while back < goal {
@@ -288,9 +285,9 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
             driver.publish();
             // A third of what is there, at least one: the two indices drift apart.
             for _ in 0..device.ready().unwrap().div_ceil(3) {
-                let chain = device.chain(0, false);
-                assert_eq!(chain.single.unwrap().len, 8);
-                device.give_back(chain.head, 0);
+                let chain = device.chain(0, false).unwrap();
+                assert_eq!(chain.single().unwrap().len, 8);
+                device.give_back(chain, 0);
             }
             device.publish();
             for _ in 0..driver.ready(usize::MAX).unwrap() {

@@ -140,7 +140,7 @@ pub(crate) struct InProcess {
 
 impl Transport for InProcess {
     fn device_features(&self) -> Result<u64, TransportError> {
-        Ok(server::FEATURES | feature::MTU | feature::STATUS)
+        Ok(server::SUPPORTED | feature::MTU | feature::STATUS)
     }
 
     fn set_driver_features(&self, features: u64) -> Result<(), TransportError> {

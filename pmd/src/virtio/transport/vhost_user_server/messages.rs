@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::received::{self, MappedTable};
 use super::session::{Addresses, Session, SessionError, Start};
+use crate::virtio::attach::Position;
 use crate::virtio::spec::{feature, split};
 
 /// What is offered to every frontend; REPLY_ACK is added by the crate.
@@ -83,7 +84,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.change(queue, |vring, queue| {
             vring.size = u16::try_from(num)
                 .ok()
-                .filter(|size| size.is_power_of_two() && *size <= split::MAX_SIZE)
+                .filter(|size| (1..=split::MAX_SIZE).contains(size))
                 .ok_or(SessionError::RingSize { queue, size: num })?;
             Ok(())
         })
@@ -105,8 +106,8 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_base(&mut self, queue: u32, base: u32) -> Result<()> {
-        self.change(queue, |vring, queue| {
-            let base = u16::try_from(base).map_err(|_| SessionError::RingBase { queue, base })?;
+        // What it means depends on the layout of the ring; it is checked when that starts.
+        self.change(queue, |vring, _| {
             vring.start = Start::Base(base);
             Ok(())
         })
@@ -119,12 +120,14 @@ impl VhostUserBackendReqHandlerMut for Session {
         let vring = &mut self.vrings[index];
         vring.started = false;
         vring.kick = None;
-        let base = match vring.start {
+        let start = vring.start;
+        let base = match start {
+            Start::First => Position::first(self.packed()).base(self.packed()),
             Start::Base(base) => base,
-            Start::Left(position) => position.next_available,
+            Start::Left(position) => position.base(self.packed()),
         };
         self.show_status();
-        Ok(VhostUserVringState::new(queue, base.into()))
+        Ok(VhostUserVringState::new(queue, base))
     }
 
     fn set_vring_kick(&mut self, queue: u8, file: Option<File>) -> Result<()> {

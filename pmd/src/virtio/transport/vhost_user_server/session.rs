@@ -27,9 +27,9 @@ const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 pub(super) enum SessionError {
     #[error("it spoke of virtqueue {queue}, there are {count}; it may want more queues than the port has")]
     NoSuchQueue { queue: u32, count: usize },
-    #[error("it set virtqueue {queue} to {size} descriptors (a power of two up to {max} is possible)", max = split::MAX_SIZE)]
+    #[error("it set virtqueue {queue} to {size} descriptors (up to {max} are possible)", max = split::MAX_SIZE)]
     RingSize { queue: usize, size: u32 },
-    #[error("it set the base of virtqueue {queue} to {base}, above 65535")]
+    #[error("it set the base of virtqueue {queue} to {base:#x}, which is no place in a ring of its size")]
     RingBase { queue: usize, base: u32 },
     #[error("it accepted {}, which was not offered", feature::names(*bits))]
     NotOffered { bits: u64 },
@@ -80,18 +80,15 @@ pub(super) struct Addresses {
 }
 
 /// Where a virtqueue is to be taken up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Start {
-    /// As the frontend says; how far the used ring has come stands in the ring.
-    Base(u16),
+    /// Where virtqueues begin.
+    #[default]
+    First,
+    /// As the frontend says; how far the used ring of a split one has come stands in the ring.
+    Base(u32),
     /// Where we have stopped ourselves.
     Left(Position),
-}
-
-impl Default for Start {
-    fn default() -> Self {
-        Start::Base(0)
-    }
 }
 
 /// A session with one frontend.
@@ -182,7 +179,7 @@ impl Session {
         let iova = |user| table.iova_of(user).ok_or(SessionError::AddressNotShared { queue: index, user });
         let layout = RingLayout {
             size: vring.size,
-            packed: self.features & feature::RING_PACKED != 0,
+            packed: self.packed(),
             descriptors: iova(addresses.descriptors)?,
             available: iova(addresses.available)?,
             used: iova(addresses.used)?,
@@ -192,12 +189,34 @@ impl Session {
         ring.features = self.features & !feature::VHOST_USER_PROTOCOL;
         ring.start = match vring.start {
             Start::Left(position) => position,
-            Start::Base(next_available) => Position { next_available, next_used: ring.used_index() },
+            // As if the frontend had said 0.
+            Start::First if !ring.packed => Position { next_available: 0, next_used: ring.used_index() },
+            Start::First => Position::first(true),
+            Start::Base(base) => self.base_position(index, base, &ring)?,
         };
         ring.kick.clone_from(&vring.kick);
         ring.call.clone_from(&vring.call);
         ring.err.clone_from(&vring.err);
         Ok(ring)
+    }
+
+    fn base_position(
+        &self,
+        queue: usize,
+        base: u32,
+        ring: &Ring,
+    ) -> std::result::Result<Position, SessionError> {
+        let position = if ring.packed {
+            Position::of_packed_base(base, ring.size)
+        } else {
+            let next_used = ring.used_index();
+            u16::try_from(base).ok().map(|next_available| Position { next_available, next_used })
+        };
+        position.ok_or(SessionError::RingBase { queue, base })
+    }
+
+    pub(super) fn packed(&self) -> bool {
+        self.features & feature::RING_PACKED != 0
     }
 
     /// Changes a virtqueue's description while nobody serves it.
