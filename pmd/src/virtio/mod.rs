@@ -2,6 +2,7 @@
 
 #[allow(unsafe_code)]
 pub mod attach;
+pub(crate) mod header;
 mod init;
 pub(crate) mod net;
 #[allow(unsafe_code)]

@@ -283,6 +283,19 @@ pub mod net {
     }
     const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 
+    /// `flags`: the checksum is partial, to be completed from `csum_start` on.
+    pub const HDR_F_NEEDS_CSUM: u8 = 1;
+    /// `flags`: the device has verified the checksum.
+    pub const HDR_F_DATA_VALID: u8 = 2;
+    /// `gso_type`: the packet is one as it is.
+    pub const GSO_NONE: u8 = 0;
+    /// `gso_type`: segments of TCP over IPv4.
+    pub const GSO_TCPV4: u8 = 1;
+    /// `gso_type`: segments of TCP over IPv6.
+    pub const GSO_TCPV6: u8 = 4;
+    /// `gso_type`, in addition: a segment is marked with CWR.
+    pub const GSO_ECN: u8 = 0x80;
+
     /// Size of [`Header`] with VERSION_1.
     pub const HEADER_BYTES: usize = 12;
 

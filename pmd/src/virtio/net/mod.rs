@@ -33,7 +33,8 @@ pub(crate) const SUPPORTED: u64 = feature::MAC
     | feature::EVENT_IDX
     | feature::RING_PACKED
     | feature::IN_ORDER
-    | feature::ORDER_PLATFORM;
+    | feature::ORDER_PLATFORM
+    | Offloads::FEATURES;
 
 /// What we use where the device offers it, unless the user says otherwise.
 const WANTED: u64 = SUPPORTED & !(feature::EVENT_IDX | feature::RING_PACKED | feature::IN_ORDER);
@@ -112,9 +113,10 @@ impl NetPort {
             offloads: Offloads::of_driver(device.features()),
         };
         let mergeable = device.features() & feature::MRG_RXBUF != 0;
+        let offloads = info.offloads;
         let pair = NetQueuePair {
-            rx: Receiver::new(receive, mergeable),
-            tx: Transmitter::new(transmit, config.region)?,
+            rx: Receiver::new(receive, mergeable, offloads),
+            tx: Transmitter::new(transmit, config.region, offloads)?,
             device: Arc::clone(device),
         };
         Ok((info, vec![Box::new(pair)]))
@@ -205,6 +207,10 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
 
     fn tx_waiting(&mut self) -> usize {
         self.tx.waiting()
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.tx.offloads()
     }
 
     fn quiesce(&mut self) {}

@@ -3,8 +3,11 @@
 //! A receive buffer starts on a cache line with the 12-byte header, so that header and Ethernet addresses
 //! share a line: an application that rewrites addresses takes one line from the device's core, not two.
 
+use arrayvec::ArrayVec;
+
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
+use crate::virtio::header::{self, HeaderBytes};
 use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
 
@@ -15,17 +18,22 @@ const HEADER: u32 = HEADER_BYTES as u32;
 /// How many frames ahead of the one in hand are fetched into the cache.
 const PREFETCH_AHEAD: u16 = 4;
 
+/// The most buffers a frame spans that are joined without a walk for each: 64 KiB in buffers of 1 KiB.
+const MAX_PIECES: usize = 65;
+
 /// The receive side of a queue pair.
 pub(super) struct Receiver<R> {
     queue: R,
     /// A frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
     mergeable: bool,
+    /// What the header may say of a frame.
+    offloads: Offloads,
     pub counters: QueueCounters,
 }
 
 impl<R: DriverRing> Receiver<R> {
-    pub(super) fn new(queue: R, mergeable: bool) -> Self {
-        Self { queue, mergeable, counters: QueueCounters::default() }
+    pub(super) fn new(queue: R, mergeable: bool, offloads: Offloads) -> Self {
+        Self { queue, mergeable, offloads, counters: QueueCounters::default() }
     }
 
     pub(super) fn fault(&self) -> Option<QueueFault> {
@@ -44,20 +52,26 @@ impl<R: DriverRing> Receiver<R> {
         match self.queue.ready(budget) {
             Ok(0) | Err(_) => return 0,
             Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
-            Ok(ready) => self.receive_single(burst, budget, ready),
+            Ok(ready) if self.offloads.rx_checksum => self.receive_single::<true>(burst, budget, ready),
+            Ok(ready) => self.receive_single::<false>(burst, budget, ready),
         }
         let received = burst.len() - before;
         self.counters.rx_packets += received as u64;
         received
     }
 
-    /// One buffer a frame: nothing of the header is of use, since no offload was negotiated, and it is not read.
+    /// One buffer a frame. Where no offload was negotiated (`READ` is false) nothing of the header is of use, and it is
+    /// not read.
     #[inline]
-    fn receive_single(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
+    fn receive_single<const READ: bool>(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
         for _ in 0..budget.min(usize::from(ready)) {
             self.prefetch();
             let Some((mut mbuf, len)) = self.queue.complete() else { return };
+            let header = if READ { mbuf.read_room(0) } else { None };
             if len > HEADER && mbuf.set_written(HEADER, len) {
+                if READ && !self.mark(&mut mbuf, header) {
+                    continue;
+                }
                 self.counters.rx_bytes += mbuf.len() as u64;
                 burst.push(mbuf);
             } else if !self.is_only_empty(&mbuf, len) {
@@ -74,10 +88,11 @@ impl<R: DriverRing> Receiver<R> {
                 return;
             }
             self.prefetch();
-            let Some(num_buffers) = self.peek_num_buffers() else {
+            let Some(header) = self.peek_header() else {
                 self.queue.complete(); // names the lie
                 return;
             };
+            let num_buffers = u16::from_le_bytes([header[HEADER_BYTES - 2], header[HEADER_BYTES - 1]]);
             if num_buffers == 0 || num_buffers > self.queue.outstanding() {
                 self.queue.set_fault(QueueFault::BadNumBuffers { num_buffers, ready });
                 return;
@@ -86,7 +101,10 @@ impl<R: DriverRing> Receiver<R> {
                 return; // a frame whose buffers are not all there yet stays for the next poll
             }
             left -= num_buffers;
-            if let Some(frame) = self.complete_merged(num_buffers) {
+            if let Some(mut frame) = self.complete_merged(num_buffers) {
+                if self.offloads.rx_checksum && !self.mark(&mut frame, Some(header)) {
+                    continue;
+                }
                 self.counters.rx_bytes += frame.pkt_len() as u64;
                 burst.push(frame);
             }
@@ -96,14 +114,15 @@ impl<R: DriverRing> Receiver<R> {
     /// Joins the next `num_buffers` used buffers. A piece that makes no sense spoils its frame (`None`); the queue
     /// stays in step, unless the piece is a lie.
     fn complete_merged(&mut self, num_buffers: u16) -> Option<Mbuf> {
-        let (mut frame, mut spoilt): (Option<Mbuf>, bool) = (None, false);
+        let (mut pieces, mut spoilt): (ArrayVec<Mbuf, MAX_PIECES>, bool) = (ArrayVec::new(), false);
         for piece in 0..num_buffers {
             let skip = if piece == 0 { HEADER } else { 0 };
             let (mut mbuf, len) = self.queue.complete()?;
             if len > skip && mbuf.set_written(skip, len) {
-                match &mut frame {
-                    None => frame = Some(mbuf),
-                    Some(head) => head.chain(mbuf),
+                if let Err(more) = pieces.try_push(mbuf)
+                    && let Some(last) = pieces.last_mut()
+                {
+                    last.chain(more.element());
                 }
             } else if self.is_only_empty(&mbuf, len) {
                 spoilt = true;
@@ -111,7 +130,28 @@ impl<R: DriverRing> Receiver<R> {
                 return None;
             }
         }
-        frame.filter(|_| !spoilt)
+        // From the back, so that no piece is walked to.
+        let mut frame = pieces.pop()?;
+        while let Some(mut piece) = pieces.pop() {
+            piece.chain(frame);
+            frame = piece;
+        }
+        (!spoilt).then_some(frame)
+    }
+
+    /// Notes what the header says of a frame; a frame whose header lies is dropped (`false`) and counted.
+    #[inline]
+    fn mark(&mut self, frame: &mut Mbuf, header: Option<HeaderBytes>) -> bool {
+        match header.map(|header| header::read(&header, frame.pkt_len(), self.offloads)) {
+            Some(Ok(offload)) => {
+                frame.set_offload(offload);
+                true
+            }
+            _ => {
+                self.counters.rx_errors += 1;
+                false
+            }
+        }
     }
 
     #[inline]
@@ -121,10 +161,10 @@ impl<R: DriverRing> Receiver<R> {
         }
     }
 
-    /// `num_buffers` of the next used buffer's header, read once.
+    /// The next used buffer's header, read once.
     #[inline]
-    fn peek_num_buffers(&self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.queue.peek(0)?.read_room(HEADER_BYTES - 2)?))
+    fn peek_header(&self) -> Option<HeaderBytes> {
+        self.queue.peek(0)?.read_room(0)
     }
 
     /// A buffer with no data in it is an error of the device's, and counted; one with more in it than fits is a lie,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::mem::{Iova, Mbuf, Region, RegionError};
-use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
+use crate::virtio::header;
 use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
 
@@ -15,12 +16,20 @@ pub(super) struct Transmitter<R> {
     queue: R,
     /// A zero header that frames share whose own headroom may not be written; never changed.
     header: Iova,
+    /// What the device does with a frame whose header asks for it.
+    offloads: Offloads,
     pub counters: QueueCounters,
 }
 
 impl<R: DriverRing> Transmitter<R> {
-    pub(super) fn new(queue: R, region: &Arc<Region>) -> Result<Self, RegionError> {
-        Ok(Self { queue, header: region.carve(HEADER_BYTES, 64)?.iova, counters: QueueCounters::default() })
+    pub(super) fn new(queue: R, region: &Arc<Region>, offloads: Offloads) -> Result<Self, RegionError> {
+        let header = region.carve(HEADER_BYTES, 64)?.iova;
+        Ok(Self { queue, header, offloads, counters: QueueCounters::default() })
+    }
+
+    /// What the device does with frames that are sent.
+    pub(super) fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     pub(super) fn fault(&self) -> Option<QueueFault> {
@@ -84,13 +93,21 @@ impl<R: DriverRing> Transmitter<R> {
     #[inline]
     fn post(&mut self, mut frame: Mbuf) -> Result<(), Mbuf> {
         let bytes = frame.len();
+        if !header::prepare(&mut frame, self.offloads) {
+            self.counters.tx_errors += 1;
+            return Ok(());
+        }
         if frame.next().is_some() || bytes == 0 || self.queue.free() == 0 {
             return self.post_pieces(frame);
         }
-        // One descriptor: the header goes into the headroom. All zero: no offload is asked for, and num_buffers is
-        // 0 on transmit (virtio 1.2 §5.1.6.2.1).
+        // One descriptor: the header goes into the headroom; num_buffers is 0 on transmit (virtio 1.2 §5.1.6.2.1).
+        let offload = frame.offload();
         let Ok(header) = frame.prepend(HEADER_BYTES) else { return self.post_pieces(frame) };
-        header.fill(0);
+        if offload.is_complete() {
+            header.copy_from_slice(&header::PLAIN);
+        } else {
+            header.copy_from_slice(&header::write(offload, false));
+        }
         let piece = Piece::of(&frame);
         self.queue.post(frame, piece, false);
         self.counters.tx_packets += 1;
@@ -100,7 +117,7 @@ impl<R: DriverRing> Transmitter<R> {
 
     /// A chain, or a frame whose headroom is not ours to write: the header in a descriptor of its own.
     #[cold]
-    fn post_pieces(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
+    fn post_pieces(&mut self, mut frame: Mbuf) -> Result<(), Mbuf> {
         let bytes = frame.pkt_len();
         let descriptors = 1 + frame.segments().filter(|segment| !segment.is_empty()).count();
         if bytes == 0 || descriptors > usize::from(self.queue.size()) {
@@ -110,8 +127,24 @@ impl<R: DriverRing> Transmitter<R> {
         if descriptors > usize::from(self.queue.free()) {
             return Err(frame);
         }
+        let offload = frame.offload();
+        let address = if offload.is_complete() {
+            self.header.0
+        } else if frame.prepend(HEADER_BYTES).is_ok_and(|header| {
+            header.copy_from_slice(&header::write(offload, false));
+            true
+        }) {
+            // It stays in the headroom, which is the frame's as long as its data is.
+            let address = frame.iova().0;
+            let restored = frame.adj(HEADER_BYTES);
+            debug_assert!(restored.is_ok(), "it was put there just now");
+            address
+        } else {
+            self.counters.tx_errors += 1;
+            return Ok(());
+        };
         #[allow(clippy::cast_possible_truncation)] // 12
-        let header = Piece { address: self.header.0, len: HEADER_BYTES as u32 };
+        let header = Piece { address, len: HEADER_BYTES as u32 };
         self.queue.post_chain(frame, header);
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += bytes as u64;
