@@ -23,6 +23,17 @@ pub struct Offloads {
 }
 
 impl Offloads {
+    /// Everything.
+    pub const ALL: Offloads = Offloads {
+        tx_checksum: true,
+        tso4: true,
+        tso6: true,
+        tso_ecn: true,
+        rx_checksum: true,
+        lro4: true,
+        lro6: true,
+    };
+
     /// The virtio features of a device that are about offloads. virtio 1.2 §5.1.3.
     pub(crate) const FEATURES: u64 = feature::CSUM
         | feature::GUEST_CSUM

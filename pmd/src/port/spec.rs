@@ -120,9 +120,11 @@ impl Options {
             (Some(("queues", queues)), Kind::Tap(tap)) => tap.set_queues(queues)?,
             (Some(("persist", "on")), Kind::Tap(tap)) => tap.persist = true,
             (Some(("persist", "off")), Kind::Tap(tap)) => tap.persist = false,
+            (Some(("offload", "on")), Kind::Tap(tap)) => tap.offload = Some(true),
+            (Some(("offload", "off")), Kind::Tap(tap)) => tap.offload = Some(false),
             (_, Kind::Tap(_)) => {
                 return Err(format!(
-                    "option {option:?} is none of mac=ADDRESS, queues=N, persist=on, persist=off"
+                    "option {option:?} is none of mac=ADDRESS, queues=N, persist=on|off, offload=on|off"
                 ));
             }
             (Some(("queues", queues)), _) => {
@@ -204,7 +206,7 @@ mod tests {
         assert!(problem("loop:a,packed_vq=maybe").contains("packed_vq=maybe is neither on nor off"));
         assert!(problem("loop:a,version_1=off").contains("option \"version_1=off\" is none of"));
         assert!(problem("tap:").contains("as in tap:bw0"));
-        assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on"));
+        assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on|off"));
         assert!(problem("netem:loss=1%").contains("no port; it follows a slash"));
         assert!(problem("netem:loss=1%/loop:c").contains("port \"loop:c\": the end of a link"));
         assert!(problem("netem:lost=1%/loop:a").contains("none of loss=P%"));
@@ -229,8 +231,10 @@ mod tests {
         let Options { queues, with, without, .. } = spec.options;
         assert_eq!(queues, Some(2));
         assert_eq!((with, without), (feature::IN_ORDER, feature::CSUM | feature::RING_PACKED));
-        let spec: PortSpec = "tap:bw0,queues=2,persist=on,mac=02:00:00:00:00:0a".parse().unwrap();
-        let Kind::Tap(TapSpec { name, queues: 2, persist: true }) = &spec.kind else { panic!("{spec:?}") };
+        let spec: PortSpec = "tap:bw0,queues=2,persist=on,offload=off,mac=02:00:00:00:00:0a".parse().unwrap();
+        let Kind::Tap(TapSpec { name, queues: 2, persist: true, offload: Some(false) }) = &spec.kind else {
+            panic!("{spec:?}")
+        };
         assert_eq!((name.as_str(), spec.options.mac), ("bw0", Some([2, 0, 0, 0, 0, 10])));
     }
 

@@ -10,8 +10,9 @@
 //! What is there already (`ip tuntap add`) is used as it is and left as it was. Every frame costs one system call, and
 //! every poll that finds nothing costs one: this port is for reaching the kernel, not for speed.
 //!
-//! Each frame is preceded by a virtio-net header (`IFF_VNET_HDR`, 12 bytes). No offload is agreed on yet, so
-//! the kernel sums and segments before we see a frame, and the header says nothing.
+//! Each frame is preceded by a virtio-net header (`IFF_VNET_HDR`, 12 bytes). With offloads (the default where a TCP/IP stack
+//! uses the port; `offload=on|off` says otherwise) the kernel takes frames without a checksum and of 64 KiB, and gives
+//! them; without, it sums and segments before we see a frame, and the header says nothing.
 //! Source: Linux `Documentation/networking/tuntap.rst`, `drivers/net/tun.c`.
 
 mod queue;
@@ -46,6 +47,8 @@ pub(crate) struct TapSpec {
     pub queues: u16,
     /// The interface stays when we close it.
     pub persist: bool,
+    /// Whether checksums and segmentation are left to the other side, if the user says so.
+    pub offload: Option<bool>,
 }
 
 impl TapSpec {
@@ -70,7 +73,7 @@ impl TapSpec {
         if matches!(name, "." | "..") {
             return Err(format!("an interface cannot be called {name:?}"));
         }
-        Ok(Self { name: name.to_owned(), queues: 1, persist: false })
+        Ok(Self { name: name.to_owned(), queues: 1, persist: false, offload: None })
     }
 
     /// Reads the number of queues.
@@ -197,9 +200,10 @@ impl TapPort {
         let control = Control::open().map_err(failed("ask about"))?;
         let existed = control.exists(name).map_err(failed("ask about"))?;
         let queues = attach(spec, existed)?;
+        let offload = spec.offload.unwrap_or(config.offloads);
         for queue in &queues {
             sys::set_header_bytes(queue, net::HEADER_BYTES).map_err(failed("agree on a header with"))?;
-            sys::set_no_offloads(queue).map_err(failed("switch off the offloads of"))?;
+            sys::set_offloads(queue, offload).map_err(failed("set the offloads of"))?;
         }
         if !existed {
             // What waits for us waits there: the length of our receive queue.
@@ -218,16 +222,15 @@ impl TapPort {
             tx_descriptors: config.tx_descriptors,
             queue_pairs: spec.queues,
             features: 0,
-            offloads: Offloads::default(),
+            offloads: if offload { Offloads::ALL } else { Offloads::default() },
         };
         if spec.persist {
             sys::set_persistent(&queues[0]).map_err(failed("keep"))?;
         }
         let stopped = Arc::new(AtomicBool::new(false));
         let first = Arc::clone(&queues[0]);
-        let pair = |file| -> Box<dyn QueuePair> {
-            Box::new(TapQueue::new(file, Arc::clone(&stopped), &info, config.data_room_bytes))
-        };
+        let pair =
+            |file| -> Box<dyn QueuePair> { Box::new(TapQueue::new(file, Arc::clone(&stopped), &info)) };
         let pairs = queues.into_iter().map(pair).collect();
         Ok(Self { text, info, control, first, stopped, pairs })
     }

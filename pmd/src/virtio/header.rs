@@ -130,15 +130,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Offloads = Offloads {
-        tx_checksum: true,
-        tso4: true,
-        tso6: true,
-        tso_ecn: true,
-        rx_checksum: true,
-        lro4: true,
-        lro6: true,
-    };
+    const ALL: Offloads = Offloads::ALL;
 
     fn header(flags: u8, gso_type: u8, fields: [u16; 4]) -> HeaderBytes {
         let mut header = PLAIN;

@@ -10,27 +10,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 
-use super::sys::{self, Header, MAX_PIECES};
+use super::sys::{self, MAX_PIECES};
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Burst, Offloads, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::virtio::header::{self, HeaderBytes};
 use crate::virtio::spec::net::HEADER_BYTES;
 
 /// Ethernet header and one VLAN tag.
 const LINK_HEADER_BYTES: usize = 18;
 
-/// Nothing is asked of the kernel. All of its fields are zero: virtio 1.2 §5.1.6.2.
-const NO_OFFLOAD: Header = [0; HEADER_BYTES];
-
-/// `flags`: the frame's checksum is still to be made. virtio 1.2 §5.1.6.
-const HDR_F_NEEDS_CSUM: u8 = 1;
+/// The longest IP packet: what a frame may carry that stands for several segments.
+const LONGEST_PACKET_BYTES: usize = 65_535;
 
 /// One file descriptor of the interface.
 pub(super) struct TapQueue {
     file: Arc<OwnedFd>,
     /// The port has been stopped.
     stopped: Arc<AtomicBool>,
-    /// How many buffers a frame of the interface's MTU may need.
-    pieces: usize,
+    offloads: Offloads,
+    /// Bytes that the buffers must have room for: more than the longest frame.
+    longest: usize,
     /// Empty, for the next frame to be read into.
     buffers: ArrayVec<Mbuf, MAX_PIECES>,
     tx_descriptors: usize,
@@ -39,18 +38,15 @@ pub(super) struct TapQueue {
 }
 
 impl TapQueue {
-    pub(super) fn new(
-        file: Arc<OwnedFd>,
-        stopped: Arc<AtomicBool>,
-        info: &PortInfo,
-        data_room_bytes: usize,
-    ) -> Self {
-        // One byte more than the longest frame: a buffer that is full to the brim means that the kernel cut the frame.
-        let longest = LINK_HEADER_BYTES + usize::from(info.mtu) + 1;
+    pub(super) fn new(file: Arc<OwnedFd>, stopped: Arc<AtomicBool>, info: &PortInfo) -> Self {
+        let offloads = info.offloads;
+        let packet = if offloads.lro4 { LONGEST_PACKET_BYTES } else { usize::from(info.mtu) };
         Self {
             file,
             stopped,
-            pieces: longest.div_ceil(data_room_bytes.max(1)).min(MAX_PIECES),
+            offloads,
+            // One byte more: a buffer that is full to the brim means that the kernel cut the frame.
+            longest: LINK_HEADER_BYTES + packet + 1,
             buffers: ArrayVec::new(),
             tx_descriptors: info.tx_descriptors.into(),
             counters: QueueCounters::default(),
@@ -64,26 +60,34 @@ impl TapQueue {
         self.fault.is_some() || self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Makes sure that a frame can be read.
+    /// Makes sure that a frame can be read: into one mbuf that holds most frames, and behind it into a long one if there
+    /// is need and such a pool, else into as many as it takes.
     #[inline]
     fn refill(&mut self, pool: &HomePool) -> bool {
-        let missing = self.pieces - self.buffers.len();
-        if missing > 0 {
-            self.buffers.extend(pool.alloc_bulk(missing));
+        let mut missing = self.longest.saturating_sub(self.capacity());
+        while missing > 0 && !self.buffers.is_full() {
+            let long = if self.buffers.is_empty() { None } else { pool.alloc_for(missing) };
+            let Some(buffer) = long.or_else(|| pool.alloc()) else { return false };
+            missing = missing.saturating_sub(buffer.tailroom());
+            self.buffers.push(buffer);
         }
-        self.buffers.len() == self.pieces
+        // Buffers so small that not even the most of them hold the longest frame: those that fit are received.
+        true
     }
 
-    /// Makes a frame of the first `bytes` that were read into the buffers; `None` if they are none, or damaged.
     #[inline]
-    fn take(&mut self, header: &Header, bytes: usize) -> Option<Mbuf> {
-        let capacity: usize = self.buffers.iter().map(Mbuf::tailroom).sum();
-        let [flags, gso_type, ..] = *header;
-        // Asked for none, so a frame that still wants a checksum or segments is not one that we can pass on: another
-        // user of the interface may have changed its offloads.
-        if bytes == 0 || bytes >= capacity || flags & HDR_F_NEEDS_CSUM != 0 || gso_type != 0 {
+    fn capacity(&self) -> usize {
+        self.buffers.iter().map(Mbuf::tailroom).sum()
+    }
+
+    /// Makes a frame of the first `bytes` that were read into the buffers; `None` if they are none, or damaged, or what
+    /// the header says is wrong: another user of the interface may have changed its offloads.
+    #[inline]
+    fn take(&mut self, header: &HeaderBytes, bytes: usize) -> Option<Mbuf> {
+        if bytes == 0 || bytes >= self.capacity() {
             return None;
         }
+        let offload = header::read(header, bytes, self.offloads).ok()?;
         let mut left = bytes;
         let used = self.buffers.iter().position(|buffer| {
             let here = left.min(buffer.tailroom());
@@ -96,12 +100,14 @@ impl TapQueue {
             let here = left.min(buffer.tailroom());
             left -= here;
             buffer.set_bounds(buffer.headroom(), here);
-            match &mut frame {
-                None => frame = Some(buffer),
-                Some(head) => head.chain(buffer),
-            }
+            frame = Some(match frame {
+                None => buffer,
+                Some(head) => join(head, buffer),
+            });
         }
-        frame
+        let mut frame = frame?;
+        frame.set_offload(offload);
+        Some(frame)
     }
 
     #[cold]
@@ -115,9 +121,13 @@ impl TapQueue {
 
     /// Sends one frame, or gives it back if the interface does not take it now.
     #[inline]
-    fn send(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
+    fn send(&mut self, mut frame: Mbuf) -> Result<(), Mbuf> {
         let bytes = frame.pkt_len();
-        let written = if bytes == 0 { None } else { sys::write(&self.file, &NO_OFFLOAD, &frame) };
+        let written = if bytes == 0 || !header::prepare(&mut frame, self.offloads) {
+            None
+        } else {
+            sys::write(&self.file, &header::write(frame.offload(), false), &frame)
+        };
         match written.map(|written| written.map_err(|error| (error.raw_os_error(), error))) {
             Some(Ok(())) => {
                 self.counters.tx_packets += 1;
@@ -141,6 +151,20 @@ impl TapQueue {
     }
 }
 
+/// The next piece behind what there is: in one mbuf if the piece's headroom holds what there is, as that of long mbufs
+/// does, else as a chain.
+#[inline]
+fn join(mut head: Mbuf, mut piece: Mbuf) -> Mbuf {
+    if head.next().is_none()
+        && let Ok(front) = piece.prepend(head.len())
+    {
+        front.copy_from_slice(head.data());
+        return piece;
+    }
+    head.chain(piece);
+    head
+}
+
 impl QueuePair for TapQueue {
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let budget = budget.min(burst.remaining_capacity());
@@ -153,7 +177,7 @@ impl QueuePair for TapQueue {
                 self.counters.rx_nombuf += 1;
                 break;
             }
-            let mut header = NO_OFFLOAD;
+            let mut header = header::PLAIN;
             match sys::read(&self.file, &mut header, &mut self.buffers) {
                 Ok(bytes) => match self.take(&header, bytes.saturating_sub(HEADER_BYTES)) {
                     Some(frame) => {
@@ -195,6 +219,10 @@ impl QueuePair for TapQueue {
     /// The kernel takes a frame within the call, so there is always room, while the interface is there.
     fn tx_room(&mut self) -> usize {
         if self.is_still() { 0 } else { self.tx_descriptors }
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     fn quiesce(&mut self) {

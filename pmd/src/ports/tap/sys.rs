@@ -10,13 +10,10 @@ use arrayvec::ArrayVec;
 use libc::{c_int, c_short, c_uint, c_ulong, ifreq, iovec};
 
 use crate::mem::Mbuf;
-use crate::virtio::spec::net::HEADER_BYTES;
+use crate::virtio::header::HeaderBytes;
 
 /// The most buffers one frame is read into or written from, beside the header; far below the kernel's `IOV_MAX`.
 pub(super) const MAX_PIECES: usize = 64;
-
-/// The bytes of a `struct virtio_net_hdr_mrg_rxbuf`.
-pub(super) type Header = [u8; HEADER_BYTES];
 
 /// A header and buffers, for one system call.
 type Pieces = ArrayVec<iovec, { 1 + MAX_PIECES }>;
@@ -73,11 +70,13 @@ pub(super) fn set_header_bytes(fd: &OwnedFd, bytes: usize) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) })
 }
 
-/// Tells the kernel that we take only finished frames: summed, and segmented to the MTU.
-pub(super) fn set_no_offloads(fd: &OwnedFd) -> io::Result<()> {
-    let none: c_uint = 0;
+/// Tells the kernel which frames we take: with `all`, those without a checksum and of up to 64 KiB of TCP; without, only
+/// finished ones, summed, and segmented to the MTU.
+pub(super) fn set_offloads(fd: &OwnedFd, all: bool) -> io::Result<()> {
+    let takes = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let takes: c_uint = if all { takes } else { 0 };
     // SAFETY: TUNSETOFFLOAD takes a number, not a pointer.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(none)) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(takes)) })
 }
 
 /// Makes the interface outlive its file descriptors.
@@ -182,7 +181,7 @@ fn saturated(number: c_int) -> u16 {
 /// Reads one frame: its header, then its bytes into the free room of the empty `buffers`, in order. Returns how many
 /// bytes came, header included. Neither blocks nor changes the buffers' bounds.
 #[inline]
-pub(super) fn read(fd: &OwnedFd, header: &mut Header, buffers: &mut [Mbuf]) -> io::Result<usize> {
+pub(super) fn read(fd: &OwnedFd, header: &mut HeaderBytes, buffers: &mut [Mbuf]) -> io::Result<usize> {
     let mut pieces = Pieces::new();
     pieces.push(iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
     for buffer in buffers.iter_mut().take(MAX_PIECES) {
@@ -198,7 +197,7 @@ pub(super) fn read(fd: &OwnedFd, header: &mut Header, buffers: &mut [Mbuf]) -> i
 
 /// Writes one frame behind its header. Does not block. `None` if the frame has too many segments.
 #[inline]
-pub(super) fn write(fd: &OwnedFd, header: &Header, frame: &Mbuf) -> Option<io::Result<()>> {
+pub(super) fn write(fd: &OwnedFd, header: &HeaderBytes, frame: &Mbuf) -> Option<io::Result<()>> {
     let mut pieces = Pieces::new();
     pieces.push(iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() });
     for segment in frame.segments() {
