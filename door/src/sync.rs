@@ -1,8 +1,7 @@
 //! What two threads share, as the machine has it and as the model checker loom has it.
 //!
-//! Under `--cfg loom` crossbeam's `ArrayQueue` is replaced by a mutex around a deque (the queue is crossbeam's to check,
-//! the protocols around it are ours), and the kernel's futex by a mutex and a condition variable, which compare and
-//! sleep as atomically as the futex does.
+//! Under `--cfg loom` the kernel's futex is replaced by a mutex and a condition variable, which compare and sleep as
+//! atomically as the futex does.
 
 #[cfg(not(loom))]
 mod imp {
@@ -86,42 +85,10 @@ mod imp {
 
 #[cfg(loom)]
 mod imp {
-    use std::collections::VecDeque;
     use std::time::Instant;
 
     pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-
-    #[derive(Debug)]
-    pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
-
-    impl<T> ArrayQueue<T> {
-        pub fn new(capacity: usize) -> Self {
-            Self(loom::sync::Mutex::new(VecDeque::new()), capacity)
-        }
-        pub fn push(&self, value: T) -> Result<(), T> {
-            let mut queue = self.0.lock().unwrap();
-            if queue.len() == self.1 {
-                return Err(value);
-            }
-            queue.push_back(value);
-            Ok(())
-        }
-        pub fn force_push(&self, value: T) -> Option<T> {
-            let mut queue = self.0.lock().unwrap();
-            let oldest = if queue.len() == self.1 { queue.pop_front() } else { None };
-            queue.push_back(value);
-            oldest
-        }
-        pub fn pop(&self) -> Option<T> {
-            self.0.lock().unwrap().pop_front()
-        }
-        pub fn is_empty(&self) -> bool {
-            self.0.lock().unwrap().is_empty()
-        }
-        pub fn is_full(&self) -> bool {
-            self.0.lock().unwrap().len() == self.1
-        }
-    }
+    pub use models::ArrayQueue;
 
     /// The counter of an eventfd, and who waits for it to be readable.
     #[derive(Debug)]

@@ -29,31 +29,11 @@ mod sync {
     pub use std::sync::atomic::{AtomicBool, Ordering};
 }
 
-/// The same names for the model checker; the queue is a mutex there, as crossbeam's own is not ours to check.
+/// The same names for the model checker.
 #[cfg(loom)]
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering};
-    use std::collections::VecDeque;
-
-    #[derive(Debug)]
-    pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
-
-    impl<T> ArrayQueue<T> {
-        pub fn new(capacity: usize) -> Self {
-            ArrayQueue(loom::sync::Mutex::new(VecDeque::new()), capacity)
-        }
-        pub fn push(&self, value: T) -> Result<(), T> {
-            let mut queue = self.0.lock().unwrap();
-            if queue.len() == self.1 {
-                return Err(value);
-            }
-            queue.push_back(value);
-            Ok(())
-        }
-        pub fn pop(&self) -> Option<T> {
-            self.0.lock().unwrap().pop_front()
-        }
-    }
+    pub use models::ArrayQueue;
 }
 
 #[derive(Debug)]

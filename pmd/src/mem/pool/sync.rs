@@ -1,7 +1,6 @@
 //! What the pool's threads share, as the machine has it and as the model checker loom has it.
 //!
-//! Under `--cfg loom` crossbeam's `ArrayQueue` is replaced by a mutex around a deque: the queue is crossbeam's to check,
-//! the protocol around it (homes, hand-overs, counts) is ours.
+//! Checked is the protocol around the queue: homes, hand-overs, counts.
 
 /// The owner of a pool that has none. Equals no thread's token.
 pub(in crate::mem) const NOBODY: u64 = 0;
@@ -57,33 +56,11 @@ mod imp {
 #[cfg(loom)]
 mod imp {
     use std::cell::Cell;
-    use std::collections::VecDeque;
 
     pub use loom::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
     use super::HOMELESS;
-
-    pub struct ArrayQueue<T>(loom::sync::Mutex<VecDeque<T>>, usize);
-
-    impl<T> ArrayQueue<T> {
-        pub fn new(capacity: usize) -> Self {
-            Self(loom::sync::Mutex::new(VecDeque::new()), capacity)
-        }
-        pub fn push(&self, value: T) -> Result<(), T> {
-            let mut queue = self.0.lock().unwrap();
-            if queue.len() == self.1 {
-                return Err(value);
-            }
-            queue.push_back(value);
-            Ok(())
-        }
-        pub fn pop(&self) -> Option<T> {
-            self.0.lock().unwrap().pop_front()
-        }
-        pub fn len(&self) -> usize {
-            self.0.lock().unwrap().len()
-        }
-    }
+    pub use models::ArrayQueue;
 
     /// Loom reports two threads that touch the value without one having come before the other.
     pub struct OwnerCell<T>(loom::cell::UnsafeCell<T>);
