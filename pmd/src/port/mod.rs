@@ -1,6 +1,7 @@
 //! Ports: the cold side (open, info, link, close) and the hot side (bursts in, bursts out).
 
 mod counters;
+mod event;
 mod fault;
 mod idle;
 mod offloads;
@@ -16,6 +17,7 @@ pub use crate::ports::tap::TapError;
 use crate::virtio::transport::TransportError;
 pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
+pub use event::{LinkWatch, PortEvent};
 pub use fault::QueueFault;
 pub use idle::Arm;
 pub use offloads::Offloads;
@@ -33,11 +35,17 @@ pub trait Port: Send {
     /// The port string it was opened with.
     fn name(&self) -> &str;
 
-    /// What it is; fixed while it is open.
+    /// What it is; fixed while it is open, unless [`events`](Self::events) tells otherwise.
     fn info(&self) -> &PortInfo;
 
     /// Whether frames can pass, as of now.
     fn link(&self) -> Link;
+
+    /// Shows what has happened since the last call: to be asked some ten times a second. A change of
+    /// [`link`](Self::link) need not be among it; whoever asks for events asks for that as well ([`LinkWatch`]).
+    ///
+    /// Waits for nothing but the queue pairs' cores to let go of a device that is going away, at most a second.
+    fn events(&mut self, _visit: &mut dyn FnMut(PortEvent)) {}
 
     /// The queue pairs, each to be polled by one core. They can be taken once; later calls return none.
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>>;

@@ -17,7 +17,9 @@ mod spec;
 use std::time::Instant;
 
 use crate::mem::HomePool;
-use crate::port::{Burst, Link, MAX_BURST, Offloads, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{
+    Burst, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
+};
 use crate::virtio::transport::TransportError;
 use pipe::Pipe;
 pub(crate) use spec::Impairments;
@@ -46,6 +48,10 @@ impl Port for NetemPort {
 
     fn link(&self) -> Link {
         self.port.link()
+    }
+
+    fn events(&mut self, visit: &mut dyn FnMut(PortEvent)) {
+        self.port.events(visit);
     }
 
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {

@@ -22,11 +22,11 @@ mod sys;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use crate::port::{Link, Offloads, OpenConfig, Port, PortInfo, QueuePair};
+use crate::port::{Link, Offloads, OpenConfig, Port, PortEvent, PortInfo, QueuePair};
 use crate::virtio::spec::net;
 use crate::virtio::transport::TransportError;
 use queue::TapQueue;
@@ -181,9 +181,23 @@ pub(crate) struct TapPort {
     text: String,
     info: PortInfo,
     control: Control,
-    first: Arc<OwnedFd>,
-    stopped: Arc<AtomicBool>,
+    /// The interface as it was called last.
+    interface: String,
+    /// One for each queue.
+    files: Vec<Arc<OwnedFd>>,
+    shared: Arc<Shared>,
+    /// The interface was deleted.
+    gone: bool,
     pairs: Vec<Box<dyn QueuePair>>,
+}
+
+/// What a port tells its queues.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The port has been stopped.
+    stopped: AtomicBool,
+    /// How many times a deleted interface came back and the queues were attached to it again.
+    revivals: AtomicU32,
 }
 
 impl TapPort {
@@ -202,8 +216,7 @@ impl TapPort {
         let queues = attach(spec, existed)?;
         let offload = spec.offload.unwrap_or(config.offloads);
         for queue in &queues {
-            sys::set_header_bytes(queue, net::HEADER_BYTES).map_err(failed("agree on a header with"))?;
-            sys::set_offloads(queue, offload).map_err(failed("set the offloads of"))?;
+            prepare(queue, offload).map_err(failed("agree on headers and offloads with"))?;
         }
         if !existed {
             // What waits for us waits there: the length of our receive queue.
@@ -227,13 +240,38 @@ impl TapPort {
         if spec.persist {
             sys::set_persistent(&queues[0]).map_err(failed("keep"))?;
         }
-        let stopped = Arc::new(AtomicBool::new(false));
-        let first = Arc::clone(&queues[0]);
-        let pair =
-            |file| -> Box<dyn QueuePair> { Box::new(TapQueue::new(file, Arc::clone(&stopped), &info)) };
-        let pairs = queues.into_iter().map(pair).collect();
-        Ok(Self { text, info, control, first, stopped, pairs })
+        let shared = Arc::<Shared>::default();
+        let pair = |file: &Arc<OwnedFd>| -> Box<dyn QueuePair> {
+            Box::new(TapQueue::new(Arc::clone(file), Arc::clone(&shared), &info))
+        };
+        let pairs = queues.iter().map(pair).collect();
+        let interface = name.to_owned();
+        Ok(Self { text, info, control, interface, files: queues, shared, gone: false, pairs })
     }
+
+    /// Attaches the queues to an interface of the name that has turned up: the very file descriptors that the cores
+    /// poll. It is not made anew here: whoever deleted it may have meant to.
+    fn attach_again(&self) -> io::Result<()> {
+        for file in &self.files {
+            if sys::name(file).is_ok() {
+                continue; // the try before came this far
+            }
+            let several = if self.files.len() > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+            sys::attach(file, &self.interface, several).or_else(|error| match error.raw_os_error() {
+                // As in `attach`.
+                Some(libc::EINVAL) => sys::attach(file, &self.interface, libc::IFF_MULTI_QUEUE),
+                _ => Err(error),
+            })?;
+            prepare(file, self.info.offloads != Offloads::default())?;
+        }
+        Ok(())
+    }
+}
+
+/// Agrees with the kernel on what lies in front of each frame, and what that may ask for.
+fn prepare(queue: &OwnedFd, offload: bool) -> io::Result<()> {
+    sys::set_header_bytes(queue, net::HEADER_BYTES)?;
+    sys::set_offloads(queue, offload)
 }
 
 /// One file descriptor a queue.
@@ -293,11 +331,41 @@ impl Port for TapPort {
 
     /// Up while the interface is up; it may have another name by now, or be in another namespace.
     fn link(&self) -> Link {
-        let Ok(name) = sys::name(&self.first) else { return Link::Down }; // deleted
+        let Ok(name) = sys::name(&self.files[0]) else { return Link::Down }; // deleted
         match self.control.is_up(&name) {
             Ok(false) => Link::Down,
             // An interface that was moved to another namespace cannot be asked from here; it is there.
             Ok(true) | Err(_) => Link::Up,
+        }
+    }
+
+    fn events(&mut self, visit: &mut dyn FnMut(PortEvent)) {
+        match sys::name(&self.files[0]) {
+            Ok(name) if !self.gone => self.interface = name,
+            Err(_) if !self.gone => {
+                self.gone = true;
+                let name = &self.interface;
+                visit(PortEvent::Gone {
+                    why: format!(
+                        "interface {name} was deleted; once there is a TAP interface {name} again, this port uses it"
+                    ),
+                });
+                return;
+            }
+            _ if matches!(self.control.exists(&self.interface), Ok(true)) && self.attach_again().is_ok() => {
+                self.gone = false;
+                // ORDERING: Relaxed. The queues find out by the next system call whether they are attached.
+                //           Partner: `TapQueue::has_revived`.
+                self.shared.revivals.fetch_add(1, Ordering::Relaxed);
+                visit(PortEvent::Back);
+            }
+            _ => return,
+        }
+        if let Ok(mtu) = self.control.mtu(&self.interface)
+            && mtu != self.info.mtu
+        {
+            self.info.mtu = mtu;
+            visit(PortEvent::Mtu(mtu));
         }
     }
 
@@ -308,7 +376,7 @@ impl Port for TapPort {
     fn stop(&mut self) -> Result<(), TransportError> {
         // ORDERING: Relaxed. Nothing is handed over with it: the kernel copies within the call, and none of our
         //           memory is ever its own. Partner: the loads in `TapQueue`.
-        self.stopped.store(true, Ordering::Relaxed);
+        self.shared.stopped.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -316,7 +384,7 @@ impl Port for TapPort {
 impl Drop for TapPort {
     fn drop(&mut self) {
         // ORDERING: as in `stop`.
-        self.stopped.store(true, Ordering::Relaxed);
+        self.shared.stopped.store(true, Ordering::Relaxed);
     }
 }
 

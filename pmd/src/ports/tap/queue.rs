@@ -6,10 +6,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 
+use super::Shared;
 use super::sys::{self, MAX_PIECES};
 use crate::mem::{HomePool, Mbuf};
 use crate::port::{Burst, Offloads, PortInfo, QueueCounters, QueueFault, QueuePair};
@@ -25,8 +26,9 @@ const LONGEST_PACKET_BYTES: usize = 65_535;
 /// One file descriptor of the interface.
 pub(super) struct TapQueue {
     file: Arc<OwnedFd>,
-    /// The port has been stopped.
-    stopped: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    /// How often the port had revived when the fault below was cleared last.
+    revivals: u32,
     offloads: Offloads,
     /// Bytes that the buffers must have room for: more than the longest frame.
     longest: usize,
@@ -38,12 +40,13 @@ pub(super) struct TapQueue {
 }
 
 impl TapQueue {
-    pub(super) fn new(file: Arc<OwnedFd>, stopped: Arc<AtomicBool>, info: &PortInfo) -> Self {
+    pub(super) fn new(file: Arc<OwnedFd>, shared: Arc<Shared>, info: &PortInfo) -> Self {
         let offloads = info.offloads;
         let packet = if offloads.lro4 { LONGEST_PACKET_BYTES } else { usize::from(info.mtu) };
         Self {
             file,
-            stopped,
+            shared,
+            revivals: 0,
             offloads,
             // One byte more: a buffer that is full to the brim means that the kernel cut the frame.
             longest: LINK_HEADER_BYTES + packet + 1,
@@ -55,9 +58,21 @@ impl TapQueue {
     }
 
     #[inline]
-    fn is_still(&self) -> bool {
+    fn is_still(&mut self) -> bool {
         // ORDERING: Relaxed. A flag on its own; see `TapPort::stop`, its partner.
-        self.fault.is_some() || self.stopped.load(Ordering::Relaxed)
+        (self.fault.is_some() && !self.has_revived()) || self.shared.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether the interface that was deleted is there again, and the fault with that forgotten.
+    #[cold]
+    fn has_revived(&mut self) -> bool {
+        // ORDERING: Relaxed. A count on its own; see `TapPort::events`, its partner.
+        let revivals = self.shared.revivals.load(Ordering::Relaxed);
+        let revived = std::mem::replace(&mut self.revivals, revivals) != revivals;
+        if revived && self.fault == Some(QueueFault::InterfaceGone) {
+            self.fault = None;
+        }
+        self.fault.is_none()
     }
 
     /// Makes sure that a frame can be read: into one mbuf that holds most frames, and behind it into a long one if there
