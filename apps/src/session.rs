@@ -237,7 +237,7 @@ impl<'a> Show<'a> {
             return;
         }
         let mut text = String::new();
-        for (index, port) in running.ports().iter().enumerate() {
+        for (index, port) in running.ports().enumerate() {
             let info = port.info();
             let mac: Vec<String> = info.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             text.push_str(&format!(

@@ -48,6 +48,7 @@ fn interval(number: u64) -> Snapshot {
         tsc: Tsc::from_hz(1_000_000_000),
         ports: Vec::new(),
         cores: vec![CoreSnapshot { total, interval: latencies, silent: false }],
+        port_events: Vec::new(),
     }
 }
 

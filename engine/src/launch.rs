@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Engine ──start──► Region ─► Pools (one per loop) ─► Ports ─► prepare programs ─► pinned threads ──► Running
+//!   keeper (thread) ── asks the ports ten times a second ──► history, log, cores
 //!   Running ──stop──► threads joined, queue pairs quiesced ─► ports stopped (devices reset) ─► queue pairs, pools,
 //!                     region dropped
 //! ```
@@ -10,8 +11,10 @@
 //! their own.
 
 mod builder;
+mod keeper;
 mod running;
 mod sockets;
 
 pub use builder::{Engine, PortIndex, StartError};
+pub use keeper::{PortNews, PortRef};
 pub use running::{Running, StopError};

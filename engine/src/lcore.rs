@@ -8,6 +8,7 @@ use pmd::HomePool;
 use pmd::port::Burst;
 
 use crate::idle::Idler;
+use crate::news::News;
 use crate::program::{Cx, Lane, Program};
 use crate::stats::{CoreReport, Outbox};
 use crate::tsc::{Ticks, Tsc};
@@ -49,6 +50,7 @@ pub(crate) struct Lcore {
     pub outbox: Outbox<CoreReport>,
     pub burst: Box<Burst>,
     pub idler: Idler,
+    pub news: News,
     pub done: bool,
     /// As the programs were last told.
     pub winding_down: bool,
@@ -62,6 +64,9 @@ impl Lcore {
         // ORDERING: Relaxed. Nothing is handed over with the flag; joining the thread orders the rest.
         while !self.signals.stop.load(Ordering::Relaxed) {
             let now = Tsc::now();
+            if self.news.is_there() {
+                self.read_news(now, pool);
+            }
             let busy = self.turn(now, pool);
             self.account(now, busy);
             if self.outbox.is_wanted() {
@@ -73,6 +78,26 @@ impl Lcore {
         }
         self.nodes.iter_mut().flat_map(|node| &mut node.lanes).for_each(|lane| lane.queue_pair.quiesce());
         self.collect();
+    }
+
+    /// Tells the programs what has happened to their ports.
+    #[cold]
+    fn read_news(&mut self, now: Ticks, pool: &HomePool) {
+        // ORDERING: Relaxed. As in `turn`.
+        let winding_down = self.signals.winding_down.load(Ordering::Relaxed);
+        while let Some((port, event)) = self.news.take() {
+            let (tsc, report) = (&self.tsc, &mut *self.report);
+            for Node { program, lanes, slots } in &mut self.nodes {
+                for index in 0..lanes.len() {
+                    if report.queues[lanes[index].row].port == port {
+                        let slots = slots.as_deref();
+                        let mut cx = Cx { now, tsc, pool, winding_down, lanes, report: &mut *report, slots };
+                        program.port_event(index, &event, &mut cx);
+                        cx.flush();
+                    }
+                }
+            }
+        }
     }
 
     /// One pass: receive, let the programs work, send. Returns whether anything moved.

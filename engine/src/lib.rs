@@ -17,6 +17,7 @@ pub mod idle;
 pub mod latency;
 mod launch;
 mod lcore;
+mod news;
 mod phy;
 mod program;
 mod queue;
@@ -26,8 +27,8 @@ pub mod stats;
 pub mod tsc;
 
 pub use idle::Idle;
-pub use launch::{Engine, PortIndex, Running, StartError, StopError};
-pub use pmd::port::{Burst, Hub, MAX_BURST};
+pub use launch::{Engine, PortIndex, PortNews, PortRef, Running, StartError, StopError};
+pub use pmd::port::{Burst, Hub, MAX_BURST, PortEvent};
 pub use program::{Cx, Program, ProgramError};
 pub use queue::priority::{DscpSet, Priority};
 pub use queue::steer::OwnerOf;

@@ -1,7 +1,7 @@
 //! What runs on the loop, and what the loop gives it.
 
 use arrayvec::ArrayVec;
-use pmd::port::{Burst, MAX_BURST, PortInfo, QueuePair};
+use pmd::port::{Burst, MAX_BURST, PortEvent, PortInfo, QueuePair};
 use pmd::{HomePool, Mbuf};
 
 use crate::stats::CoreReport;
@@ -53,6 +53,10 @@ pub trait Program: Send {
     fn wake_at(&self) -> Option<Ticks> {
         None
     }
+
+    /// Something happened to `port`: its link, its MTU, the device itself. A tenth of a second late at most; frames may
+    /// be sent from here.
+    fn port_event(&mut self, _port: usize, _event: &PortEvent, _cx: &mut Cx<'_>) {}
 
     /// Names of the latencies it records with [`Cx::record`], by slot.
     fn latencies(&self) -> &'static [&'static str] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use engine::latency::{RESIDENCE, ROUND_TRIP, TURN};
 use engine::stats::{CoreReport, CoreSnapshot, PortLabel, PortSnapshot, QueueReport, Snapshot};
 use engine::tsc::{Ticks, Tsc};
+use engine::{PortEvent, PortNews};
 use pmd::port::QueueCounters;
 
 use super::Summary;
@@ -60,6 +61,12 @@ pub fn snapshot() -> Snapshot {
         tsc: Tsc::from_hz(2_100_000_000),
         ports: vec![port(0, "loop:a"), port(1, "loop:b")],
         cores,
+        port_events: vec![PortNews {
+            port: 1,
+            name: "loop:b".to_string(),
+            at: Duration::from_millis(1250),
+            event: PortEvent::Gone { why: "its backend ended".to_string() },
+        }],
     }
 }
 

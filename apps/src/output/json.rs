@@ -1,6 +1,7 @@
 //! `--json`: one object on standard output, nothing else. Its fields are documented in `docs/json.md` and only ever
 //! added to.
 
+use engine::PortNews;
 use engine::stats::{CoreSnapshot, Counters, PortSnapshot};
 use hdrhistogram::Histogram;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -38,6 +39,7 @@ struct Run<'a> {
     counters: Named<'a, u64>,
     ports: Vec<Port<'a>>,
     cores: Vec<Core>,
+    port_events: Vec<Event<'a>>,
 }
 
 #[derive(serde::Serialize)]
@@ -49,6 +51,15 @@ struct Port<'a> {
     counters: Named<'a, u64>,
     tx_dropped: u64,
     fault: Option<String>,
+}
+
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    port: usize,
+    name: &'a str,
+    at_seconds: f64,
+    event: &'static str,
+    text: String,
 }
 
 #[derive(serde::Serialize)]
@@ -84,6 +95,7 @@ impl<'a> Run<'a> {
             counters: Named::of(&summary.counters),
             ports: summary.snapshot.ports.iter().map(Port::new).collect(),
             cores: summary.snapshot.cores.iter().map(Core::new).collect(),
+            port_events: summary.snapshot.port_events.iter().map(Event::new).collect(),
         }
     }
 }
@@ -97,6 +109,18 @@ impl<'a> Port<'a> {
             counters: Named(port.total.counters.iter().collect()),
             tx_dropped: port.total.tx_dropped,
             fault: port.total.fault.map(|fault| fault.to_string()),
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    fn new(news: &'a PortNews) -> Event<'a> {
+        Event {
+            port: news.port,
+            name: &news.name,
+            at_seconds: news.at.as_secs_f64(),
+            event: news.event.name(),
+            text: news.event.to_string(),
         }
     }
 }
@@ -215,6 +239,12 @@ mod tests {
         assert_eq!(value["cores"][0]["busy"], 0.75);
         assert_eq!(value["cores"][1]["latency_ns"]["residence"]["count"], 1_000_007);
         assert_eq!(value["counters"]["sent"], 1_000_007);
+        let event = &value["port_events"][0];
+        assert_eq!(
+            (&event["port"], &event["event"], &event["at_seconds"]),
+            (&1.into(), &"gone".into(), &1.25.into())
+        );
+        assert_eq!(event["text"], "gone: its backend ended");
     }
 
     #[test]
@@ -224,7 +254,13 @@ mod tests {
         let fields = |value: &serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };
-        let all = [&value, &value["ports"][0], &value["cores"][0], &value["latency_ns"]["turn"]];
+        let all = [
+            &value,
+            &value["ports"][0],
+            &value["cores"][0],
+            &value["latency_ns"]["turn"],
+            &value["port_events"][0],
+        ];
         for field in all.into_iter().flat_map(fields) {
             assert!(page.contains(&format!("`{field}`")), "docs/json.md does not name `{field}`");
         }

@@ -2,7 +2,12 @@
 
 use std::fmt::Write as _;
 
+use engine::{PortEvent, PortNews};
+
 use super::{Colour, Summary, units};
+
+/// How many of the ports' events are shown.
+const EVENTS: usize = 10;
 
 /// Counters of connections that failed, by reason.
 const CONNECTION_FAILURES: [&str; 6] =
@@ -58,6 +63,7 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
         }
     }
 
+    write_events(&mut text, &summary.snapshot.port_events, colour);
     for core in &summary.snapshot.cores {
         let total = &core.total;
         let place = total.cpu.map_or_else(|| ", not pinned".to_string(), |cpu| format!(" on cpu {cpu}"));
@@ -80,6 +86,22 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What happened to the ports, the latest of it.
+fn write_events(text: &mut String, events: &[PortNews], colour: Colour) {
+    let untold = events.len().saturating_sub(EVENTS);
+    if untold > 0 {
+        let _ = writeln!(text, "{}  {untold} earlier ones (all of them: --json)", colour.heading("event  "));
+    }
+    for PortNews { port, name, at, event } in &events[untold..] {
+        let what = match event {
+            PortEvent::Gone { .. } | PortEvent::LinkDown => colour.paint("1;31", &event.to_string()),
+            _ => event.to_string(),
+        };
+        let at = at.as_secs_f64();
+        let _ = writeln!(text, "{}  {at:.1} s: port {port} ({name}) {what}", colour.heading("event  "));
+    }
 }
 
 /// Requests, what was wrong with them, and the connections they went by.
@@ -157,6 +179,7 @@ mod tests {
 rate     1000000 packets in 2.00 s  (500 kpps, 240 Mbit/s)
 frames   7 lost, 0 reordered, 0 duplicated
 dropped  7  (tx_dropped 7)
+event    1.2 s: port 1 (loop:b) gone: its backend ended
 core     lcore 0 on cpu 0: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
 core     lcore 1 on cpu 1: 75.0 % busy, 25.0 packets/burst, 3150 ticks/packet
 ";

@@ -69,6 +69,9 @@ pub enum StartError {
     /// Nothing for a loop to sleep on.
     #[error("cannot make an eventfd for a loop to sleep on; raise `ulimit -n`, or use --idle poll")]
     Bell(#[source] std::io::Error),
+    /// No thread for the keeper.
+    #[error("cannot start the thread that looks after the ports")]
+    Keeper(#[source] std::io::Error),
     /// No thread.
     #[error("cannot start the thread of loop {lcore}")]
     Thread {

@@ -1,7 +1,7 @@
 //! An engine whose loops turn, and how it ends.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,11 @@ use pmd::port::{Port, PortInfo, QueuePair};
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
+use super::keeper::{Keeper, PortNews, PortRef, Shared, lock};
 use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
+use crate::news::{Board, board};
 use crate::program::Lane;
 use crate::queue::deal::{Terms, deal};
 use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
@@ -54,7 +56,8 @@ pub struct Running {
     threads: Vec<JoinHandle<Lcore>>,
     /// Of the loops, which may sleep.
     bells: Vec<Arc<CoreBell>>,
-    ports: Vec<Box<dyn Port>>,
+    ports: Shared,
+    keeper: Option<Keeper>,
     /// Of all loops, until the queue pairs have given back what they held.
     pools: Vec<Pool>,
 }
@@ -84,7 +87,7 @@ impl Running {
             })
             .collect();
         let signals = Arc::new(Signals::default());
-        let (mut lcores, mut inboxes) = (Vec::new(), Vec::new());
+        let (mut lcores, mut inboxes, mut boards) = (Vec::new(), Vec::new(), Vec::<Board>::new());
         for (index, plan) in plans.into_iter().enumerate() {
             let cpu = plan.cpu;
             let Nodes { nodes, rows, latencies } = nodes(plan, &mut ends, &tsc, latency)?;
@@ -94,6 +97,8 @@ impl Running {
             let (report, signals) = (Box::new(blank), Arc::clone(&signals));
             let idler = Idler::new(idle, Arc::clone(&bells[index]), &tsc);
             let (burst, done, winding_down) = (Box::default(), false, false);
+            let (board, news) = board(Arc::clone(&bells[index]));
+            boards.push(board);
             lcores.push(Lcore {
                 nodes,
                 budget,
@@ -104,6 +109,7 @@ impl Running {
                 outbox,
                 burst,
                 idler,
+                news,
                 done,
                 winding_down,
             });
@@ -111,12 +117,16 @@ impl Running {
         // ORDERING: Relaxed. Before any thread exists.
         signals.unfinished.store(lcores.len(), Ordering::Relaxed);
         let collector = Collector::new(tsc, labels, inboxes);
-        let mut running = Self { tsc, signals, collector, threads: Vec::new(), bells, ports, pools };
+        let ports: Shared = ports.into_iter().map(Mutex::new).collect();
+        let mut running =
+            Self { tsc, signals, collector, threads: Vec::new(), bells, ports, keeper: None, pools };
         for (index, lcore) in lcores.into_iter().enumerate() {
             let pool = running.pools[index].clone();
             // On an error `running` is dropped, which stops what turns already.
             running.threads.push(spawn(index, lcore, pool)?);
         }
+        let keeper = Keeper::start(Arc::clone(&running.ports), boards).map_err(StartError::Keeper)?;
+        running.keeper = Some(keeper);
         Ok(running)
     }
 
@@ -126,16 +136,23 @@ impl Running {
         &self.tsc
     }
 
-    /// The ports, in the order in which they were added.
+    /// The ports, in the order in which they were added. While one is looked at, the keeper waits for it.
+    pub fn ports(&self) -> impl Iterator<Item = PortRef<'_>> {
+        self.ports.iter().map(|port| lock(port).into())
+    }
+
+    /// What has happened to the ports since the start, oldest first; the last 1,024 events.
     #[must_use]
-    pub fn ports(&self) -> &[Box<dyn Port>] {
-        &self.ports
+    pub fn port_events(&self) -> Vec<PortNews> {
+        self.keeper.as_ref().map(Keeper::history).unwrap_or_default()
     }
 
     /// What every core and port did until now. Waits for the loops some microseconds, at most 200 ms; they wait for
     /// nothing.
     pub fn snapshot(&mut self) -> Snapshot {
-        self.collector.collect(SNAPSHOT_TIMEOUT)
+        let mut snapshot = self.collector.collect(SNAPSHOT_TIMEOUT);
+        snapshot.port_events = self.port_events();
+        snapshot
     }
 
     /// Whether all programs have done what they were to do of their own accord, or their loops have died.
@@ -180,22 +197,28 @@ impl Running {
     }
 
     fn halt(&mut self) -> Result<Snapshot, StopError> {
+        // First the keeper: that ports go down from here on is our doing.
+        if let Some(keeper) = &mut self.keeper {
+            keeper.stop();
+        }
         // ORDERING: Relaxed. Joining the threads orders everything.
         self.signals.stop.store(true, Ordering::Relaxed);
         self.wake_all();
         let lcores: Vec<Option<Lcore>> = self.threads.drain(..).map(|thread| thread.join().ok()).collect();
         let dead = lcores.iter().position(Option::is_none);
         let last = lcores.iter().map(|lcore| lcore.as_ref().map(|lcore| (*lcore.report).clone())).collect();
-        let snapshot = self.collector.finish(last);
+        let mut snapshot = self.collector.finish(last);
+        snapshot.port_events = self.port_events();
         // The devices first, while the queue pairs still hold what is posted.
         let mut refused = None;
-        for port in &mut self.ports {
+        for port in &*self.ports {
+            let mut port = lock(port);
             if let Err(source) = port.stop() {
                 refused.get_or_insert((port.name().to_owned(), source));
             }
         }
         drop(lcores);
-        self.ports.clear();
+        self.ports = Arc::default();
         self.pools.clear();
         let snapshot = Box::new(snapshot);
         match (dead, refused) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{CoreReport, Counters, Harvest, Inbox, QueueReport};
 use crate::latency::Latencies;
+use crate::launch::PortNews;
 use crate::tsc::Tsc;
 use pmd::port::QueueCounters;
 
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub ports: Vec<PortSnapshot>,
     /// In the order of the engine's loops.
     pub cores: Vec<CoreSnapshot>,
+    /// What happened to the ports since the start, oldest first; the last 1,024 events.
+    pub port_events: Vec<PortNews>,
 }
 
 impl Snapshot {
@@ -179,6 +182,7 @@ impl Collector {
             tsc: self.tsc,
             ports: port_sums(&self.ports, &cores),
             cores,
+            port_events: Vec::new(),
         }
     }
 }
