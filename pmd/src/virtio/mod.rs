@@ -6,7 +6,6 @@ pub(crate) mod header;
 mod init;
 pub(crate) mod net;
 #[allow(unsafe_code)]
-#[allow(dead_code)] // until both sides of it are there
 mod packed;
 mod ring;
 pub(crate) mod server;

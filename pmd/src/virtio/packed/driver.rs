@@ -68,6 +68,11 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
         // each byte out once. All cursors below are made or moved by these areas.
         let areas = unsafe { Areas::new(descriptors.ptr, driver_area.ptr, device_area.ptr, size) };
         let start = areas.cursor(position, wrap);
+        // As the laps before have left them: used, and so neither available nor used in this one.
+        for at in 0..size {
+            let last_used = areas.cursor(at, if at < position { wrap } else { !wrap });
+            areas.write_tail(last_used, Tail { flags: last_used.used_flags(), ..Tail::default() });
+        }
         areas.set_driver_event(Event { off_wrap: 0, flags: EVENT_F_DISABLE });
         Self {
             slots: (0..size).map(|_| None).collect(),
@@ -296,9 +301,12 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
             self.look = self.next_used;
         }
         while usize::from(self.seen) < most {
-            match self.look_further()? {
-                0 => break,
-                more => self.seen += more,
+            match self.look_further() {
+                Ok(0) => break,
+                Ok(more) => self.seen += more,
+                // What came before the lie is good.
+                Err(fault) if self.seen == 0 => return Err(fault),
+                Err(_) => break,
             }
         }
         Ok(self.seen)

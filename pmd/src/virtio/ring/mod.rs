@@ -20,3 +20,9 @@ pub(crate) use device::{Buffer, Chain, DeviceRing};
 pub(crate) use driver::{DriverRing, Piece};
 pub(crate) use memory::QueueMemory;
 pub(crate) use peer::Peer;
+
+#[cfg(test)]
+#[allow(unsafe_code)]
+pub(crate) mod played;
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! Each side against a naive other side that works in any order, and both against each other, for every queue
-//! size and from indices near their wrap.
+//! The device side against a naive driver that works in any order, and both sides against each other, for every queue
+//! size and from indices near their wrap. The driver side alone: `ring/tests.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,136 +72,7 @@ fn size() -> impl Strategy<Value = u16> {
     (0_u32..=8).prop_map(|log| 1 << log)
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    /// The driver posts a chain of so many segments.
-    Post(usize),
-    Publish,
-    /// The device takes up to so many chains.
-    Take(usize),
-    /// The device gives back the n-th of those it holds.
-    GiveBack(usize, u32),
-    /// The driver takes back all that is ready.
-    Complete,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        3 => (1_usize..5).prop_map(Step::Post),
-        2 => Just(Step::Publish),
-        2 => (0_usize..20).prop_map(Step::Take),
-        4 => (any::<usize>(), any::<u32>()).prop_map(|(which, len)| Step::GiveBack(which, len)),
-        1 => Just(Step::Complete),
-    ];
-    prop::collection::vec(step, 0..300)
-}
-
-/// The naive device: takes chains in order, gives them back in any order.
-struct NaiveDevice {
-    areas: Areas,
-    next_available: u16,
-    next_used: u16,
-    held: Vec<(u16, Vec<Descriptor>)>,
-}
-
-impl NaiveDevice {
-    fn take(&mut self, most: usize) {
-        for _ in 0..most {
-            if self.next_available == self.areas.available_index() {
-                return;
-            }
-            let head = self.areas.read_available(self.next_available);
-            let mut chain = vec![self.areas.read_descriptor(head)];
-            while let Some(Descriptor { flags, next, .. }) = chain.last().copied()
-                && flags & DESC_F_NEXT != 0
-            {
-                chain.push(self.areas.read_descriptor(next));
-            }
-            self.held.push((head, chain));
-            self.next_available = self.next_available.wrapping_add(1);
-        }
-    }
-
-    fn give_back(&mut self, which: usize, len: u32) -> Option<Vec<Descriptor>> {
-        let which = which.checked_rem(self.held.len())?;
-        let (head, chain) = self.held.remove(which);
-        self.areas.write_used(self.next_used, UsedElement { id: u32::from(head), len });
-        self.next_used = self.next_used.wrapping_add(1);
-        self.areas.publish_used(self.next_used);
-        Some(chain)
-    }
-}
-
 proptest! {
-    /// What the driver posts, the device sees, in order and byte for byte; what the device gives back, in whatever
-    /// order, comes out with its own mbuf; no descriptor is ever in two places.
-    #[test]
-    fn driver_follows_a_naive_model(size in size(), start in start(), steps in steps()) {
-        let bed = Bed::new(size, 4 * usize::from(size) + 8);
-        let mut driver = SplitDriver::<false>::starting_at(&bed.memory, &bed.region, 0, start);
-        let areas = bed.areas();
-        areas.publish_used(start);
-        let (next_available, next_used) = (start, start);
-        let mut device = NaiveDevice { areas, next_available, next_used, held: Vec::new() };
-        let (mut posted, mut unpublished) = (VecDeque::new(), VecDeque::new());
-        let mut given_back = VecDeque::new();
-        let mut free = usize::from(size);
-        let mut next_tag = 0;
-        for step in steps {
-            match step {
-                Step::Post(segments) => {
-                    if free < segments + 1 {
-                        continue;
-                    }
-                    let mut frame = bed.frame(next_tag);
-                    for _ in 1..segments {
-                        frame.chain(bed.frame(u64::MAX));
-                    }
-                    let first = Piece { address: 0xabc0 + next_tag, len: 12 };
-                    let expected: Vec<(u64, u32)> = std::iter::once((first.address, first.len))
-                        .chain(frame.segments().map(|s| (s.iova().0, 8)))
-                        .collect();
-                    driver.post_chain(frame, first);
-                    unpublished.push_back((next_tag, expected));
-                    (next_tag, free) = (next_tag + 1, free - segments - 1);
-                }
-                Step::Publish => {
-                    driver.publish();
-                    posted.append(&mut unpublished);
-                }
-                Step::Take(most) => {
-                    let before = device.held.len();
-                    device.take(most);
-                    prop_assert!(device.held.len() - before <= posted.len());
-                    for (_, chain) in &device.held[before..] {
-                        let (_, expected) = posted.front().unwrap();
-                        let seen: Vec<(u64, u32)> = chain.iter().map(|d| (d.address, d.len)).collect();
-                        prop_assert_eq!(&seen, expected);
-                        posted.pop_front();
-                    }
-                }
-                Step::GiveBack(which, len) => {
-                    if let Some(chain) = device.give_back(which, len) {
-                        given_back.push_back((chain[0].address - 0xabc0, len, chain.len()));
-                    }
-                }
-                Step::Complete => {
-                    let ready = driver.ready(usize::MAX).unwrap();
-                    prop_assert_eq!(usize::from(ready), given_back.len());
-                    for _ in 0..ready {
-                        let (expected, stated, descriptors) = given_back.pop_front().unwrap();
-                        let (mbuf, len) = driver.complete().unwrap();
-                        prop_assert_eq!((tag(&mbuf), len), (expected, stated));
-                        free += descriptors;
-                    }
-                }
-            }
-            prop_assert_eq!(usize::from(driver.free()), free);
-        }
-        drop(driver);
-        prop_assert_eq!(bed.pool.levels().free, bed.pool.levels().mbufs);
-    }
-
     /// The device side takes what a naive driver offers with descriptors in any order, and gives it back so that the
     /// driver finds it.
     #[test]
@@ -302,30 +173,4 @@ fn both_sides_pass_every_buffer_in_every_queue_size_across_the_wrap() {
             None => break,
         };
     }
-}
-
-#[test]
-fn notification_is_sent_once_a_burst_and_only_if_wanted() {
-    use crate::virtio::spec::split::USED_F_NO_NOTIFY;
-    use crate::virtio::transport::Notifier;
-    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-    let bed = Bed::new(8, 8);
-    let mut driver = SplitDriver::<false>::new(&bed.memory, &bed.region, 0);
-    let event = EventFd::new(EFD_NONBLOCK).unwrap();
-    driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap()));
-    let mut post = |count: u64| {
-        for tag in 0..count {
-            let frame = bed.frame(tag);
-            let piece = Piece::of(&frame);
-            driver.post(frame, piece, true);
-        }
-        driver.publish()
-    };
-    assert!(post(3));
-    assert_eq!(event.read().unwrap(), 1, "one write for three buffers");
-    assert!(!post(0), "nothing new, nothing to say");
-    bed.areas().set_used_flags(USED_F_NO_NOTIFY);
-    assert!(!post(2));
-    assert!(event.read().is_err(), "suppressed");
 }
