@@ -45,12 +45,15 @@ Port strings:
   vhost-user-server:/run/x.sock  we are the device, for QEMU, DPDK or another bywash
   tap:bw0                        TAP interface, made if it is not there: the kernel is the other side
   loop:a, loop:b                 two ends of a virtqueue pair in this process
+  pcap:in=a.pcap,out=b.pcapng    what is in a file is received, what is sent is written; loop=N, speed=max|original|2x
+  null:                          receives nothing (rx=on: the same frame for ever) and swallows what is sent
   netem:loss=1%,delay=5ms/PORT   any of these behind a bad link, both ways: loss, duplicate, corrupt, reorder, delay
 
 Examples:
   bywash demo                                          five seconds, no NIC, no root
   bywash doctor                                        what this machine is ready for
   bywash l2fwd --port vfio:0000:00:03.0 --port vfio:0000:00:04.0 -l 1 --stats-period 1
+  bywash l2fwd --port pcap:in=a.pcap,speed=original --port tap:bw0
   bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
   bywash echo --port tap:bw0 --ip 10.0.0.2/24
   bywash http --port tap:bw0 --ip 10.0.0.2/24 --root /srv/www

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use engine::stats::Snapshot;
 use engine::{Engine, Running, StopError};
+use pmd::port::Input;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
 
@@ -164,6 +165,7 @@ impl Session {
             let is_over = interrupted.load(Ordering::Relaxed)
                 || self.length.is_some_and(|length| elapsed >= length)
                 || (self.ends_itself && running.is_done())
+                || (!self.ends_itself && have_ended(&running))
                 || running.has_died();
             if is_over {
                 return Ok((running, elapsed));
@@ -177,6 +179,13 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether a capture is at its end and no port can receive any more.
+fn have_ended(running: &Running) -> bool {
+    let inputs = || running.ports().iter().map(|port| port.input());
+    inputs().any(|input| input == Input::Ended)
+        && inputs().all(|input| matches!(input, Input::Ended | Input::None))
 }
 
 /// The snapshot that an engine which did not stop cleanly left behind.

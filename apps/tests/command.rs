@@ -133,3 +133,43 @@ fn example_configurations_that_need_no_hardware_run() {
         assert_eq!((&run["errors"], &run["lost"]), (&0.into(), &0.into()), "{file}: {stdout}");
     }
 }
+
+/// A capture of `count` frames of 60 bytes, in classic pcap with microseconds.
+fn write_capture(path: &Path, count: u32) {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    for index in 0..count {
+        let mut frame = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5].to_vec();
+        frame.extend(index.to_be_bytes());
+        frame.resize(60, 0);
+        file.extend([index / 1_000_000, index % 1_000_000, 60, 60].map(u32::to_le_bytes).as_flattened());
+        file.extend(frame);
+    }
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_capture_is_forwarded_into_another_and_the_run_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("a.pcap"), folder.path().join("b.pcapng"));
+    write_capture(&input, 5000);
+    let ports = format!("--port pcap:in={} --port pcap:out={}", input.display(), output.display());
+    let (code, stdout, stderr) = run(&format!("l2fwd {ports} --forward-mode io --json"));
+    assert_eq!(code, Some(0), "{stderr}");
+    let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result["packets"], 5000, "{stdout}");
+    let mut reader = pmd::pcap::Reader::new(std::fs::File::open(&output).unwrap()).unwrap();
+    let mut index = 0u32;
+    while let Some(number) = reader.next(|frame| frame.bytes[14..18].to_vec()).unwrap() {
+        assert_eq!(number, index.to_be_bytes());
+        index += 1;
+    }
+    assert_eq!(index, 5000);
+}
+
+#[test]
+fn a_capture_that_is_none_is_said_with_the_file_and_the_way_out() {
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let (code, _, stderr) = run(&format!("l2fwd --port pcap:in={text} --port null:"));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("Cargo.toml") && stderr.contains("no pcap or pcapng file"), "{stderr}");
+}

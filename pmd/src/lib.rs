@@ -24,6 +24,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod mem;
+pub mod pcap;
 pub mod port;
 mod ports;
 pub mod vfio;

@@ -116,6 +116,12 @@ pub enum QueueFault {
     /// The interface behind the queue was deleted.
     #[error("the interface is gone: it was deleted while it was open; create it again and start again")]
     InterfaceGone,
+    /// The capture that frames come from makes no sense from here on.
+    #[error("the capture is damaged at offset {offset}; what is before was received")]
+    FileDamaged {
+        /// Bytes from its start.
+        offset: u64,
+    },
     /// The system refuses what it took before.
     #[error("a system call on the queue failed: {}", std::io::Error::from_raw_os_error(*errno))]
     SystemCall {

@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use arrayvec::ArrayVec;
 
 use crate::mem::{HomePool, Mbuf};
+pub use crate::ports::pcap::PcapError;
 pub use crate::ports::tap::TapError;
 use crate::virtio::transport::TransportError;
 pub use crate::virtio::transport::in_process::Hub;
@@ -46,6 +47,11 @@ pub trait Port: Send {
     ///
     /// Waits for nothing but the queue pairs' cores to let go of a device that is going away, at most a second.
     fn events(&mut self, _visit: &mut dyn FnMut(PortEvent)) {}
+
+    /// Whether frames can still come: a capture has an end.
+    fn input(&self) -> Input {
+        Input::Endless
+    }
 
     /// The queue pairs, each to be polled by one core. They can be taken once; later calls return none.
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>>;
@@ -153,4 +159,17 @@ pub enum Link {
     Up,
     /// The device says there is no link, or the other side is not there (yet, or any more).
     Down,
+}
+
+/// Whether a port can still receive frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// As long as it is open.
+    Endless,
+    /// There is an end to it, which has not come.
+    Left,
+    /// The last frame was received.
+    Ended,
+    /// It never receives any.
+    None,
 }

@@ -9,6 +9,8 @@ use super::spec::{Kind, Options, PortSpec, SpecError};
 use super::{Offloads, Port, PortInfo};
 use crate::mem::Region;
 use crate::ports::netem::NetemPort;
+use crate::ports::null::NullPort;
+use crate::ports::pcap::{PcapError, PcapPort};
 use crate::ports::tap::{TapError, TapPort};
 use crate::vfio::{Host, VfioError};
 use crate::virtio::InitError;
@@ -67,6 +69,9 @@ pub enum OpenError {
     /// There is no TAP interface that can be used.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A capture cannot be read or written.
+    #[error(transparent)]
+    Pcap(#[from] PcapError),
     /// The device could not be brought up.
     #[error("port {port:?} could not be started")]
     Init {
@@ -172,6 +177,15 @@ impl PortSpec {
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
             Kind::Tap(tap) => Ok(Box::new(TapPort::open(self.text.clone(), tap, self.options.mac, config)?)),
+            Kind::Pcap(pcap) => {
+                let mac = self.options.mac.unwrap_or_else(random_mac);
+                Ok(Box::new(PcapPort::open(self.text.clone(), pcap, mac, config)?))
+            }
+            Kind::Null(null) => {
+                let mac = self.options.mac.unwrap_or_else(random_mac);
+                let queue_pairs = self.options.queues.unwrap_or(config.queue_pairs);
+                Ok(Box::new(NullPort::new(self.text.clone(), null, mac, queue_pairs, config)))
+            }
             Kind::Netem { impairments, port } => {
                 // A bit that is changed in a frame whose checksum is still to be made would be changed for good, and who
                 // loses one of 64 KiB loses 45.

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::ports::netem::Impairments;
+use crate::ports::null::NullSpec;
+use crate::ports::pcap::PcapSpec;
 use crate::ports::tap::TapSpec;
 use crate::vfio::{PciAddress, VfioError};
 use crate::virtio::spec::feature;
@@ -32,6 +34,8 @@ pub(super) enum Kind {
     VhostUser { path: PathBuf },
     VhostUserServer { path: PathBuf },
     Tap(TapSpec),
+    Pcap(PcapSpec),
+    Null(NullSpec),
     Netem { impairments: Impairments, port: Box<PortSpec> },
 }
 
@@ -60,7 +64,7 @@ pub struct SpecError {
 }
 
 const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH, \
-                     tap:INTERFACE, netem:OPTIONS/PORT";
+                     tap:INTERFACE, pcap:in=FILE,out=FILE, null:, netem:OPTIONS/PORT";
 
 impl FromStr for PortSpec {
     type Err = SpecError;
@@ -77,6 +81,9 @@ impl FromStr for PortSpec {
             let port = Box::new(port.parse()?);
             let kind = Kind::Netem { impairments, port };
             return Ok(Self { text: text.to_owned(), kind, options: Options::default() });
+        }
+        if matches!(kind, "pcap" | "null") {
+            return Self::without_address(text, kind, rest).map_err(fail);
         }
         let mut parts = rest.split(',');
         let address = parts.next().unwrap_or_default();
@@ -109,6 +116,24 @@ impl FromStr for PortSpec {
     }
 }
 
+impl PortSpec {
+    /// A port of which there are only options.
+    fn without_address(text: &str, kind: &str, rest: &str) -> Result<Self, String> {
+        let mut kind = match kind {
+            "pcap" => Kind::Pcap(PcapSpec::default()),
+            _ => Kind::Null(NullSpec::default()),
+        };
+        let mut options = Options::default();
+        for option in rest.split(',').filter(|option| !option.is_empty()) {
+            options.set(&mut kind, option)?;
+        }
+        if let Kind::Pcap(pcap) = &kind {
+            pcap.check()?;
+        }
+        Ok(Self { text: text.to_owned(), kind, options })
+    }
+}
+
 impl Options {
     fn set(&mut self, kind: &mut Kind, option: &str) -> Result<(), String> {
         match (option.split_once('='), kind) {
@@ -117,6 +142,8 @@ impl Options {
                     format!("{mac:?} is not a unicast MAC address such as 02:00:00:00:00:01")
                 })?);
             }
+            (_, Kind::Pcap(pcap)) => pcap.set(option)?,
+            (_, Kind::Null(null)) if !option.starts_with("queues=") => null.set(option)?,
             (Some(("queues", queues)), Kind::Tap(tap)) => tap.set_queues(queues)?,
             (Some(("persist", "on")), Kind::Tap(tap)) => tap.persist = true,
             (Some(("persist", "off")), Kind::Tap(tap)) => tap.persist = false,
@@ -207,6 +234,10 @@ mod tests {
         assert!(problem("loop:a,version_1=off").contains("option \"version_1=off\" is none of"));
         assert!(problem("tap:").contains("as in tap:bw0"));
         assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on|off"));
+        assert!(problem("pcap:").contains("as in pcap:in=a.pcap"));
+        assert!(problem("pcap:in=a,queues=2").contains("none of in=FILE"));
+        assert!(problem("null:rx=maybe").contains("none of rx=on, rx=off, size=BYTES"));
+        assert!(problem("null:size=13").contains("14 to 1518"));
         assert!(problem("netem:loss=1%").contains("no port; it follows a slash"));
         assert!(problem("netem:loss=1%/loop:c").contains("port \"loop:c\": the end of a link"));
         assert!(problem("netem:lost=1%/loop:a").contains("none of loss=P%"));

@@ -1,4 +1,7 @@
-//! Ports that are no virtqueue: the kernel as the other side, and links that are worse than they need to be.
+//! Ports that are no virtqueue: the kernel as the other side, files, nothing, and links that are worse than they need
+//! to be.
 
 pub(crate) mod netem;
+pub(crate) mod null;
+pub(crate) mod pcap;
 pub(crate) mod tap;

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crate::mem::HomePool;
 use crate::port::{
-    Burst, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
+    Burst, Input, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
 };
 use crate::virtio::transport::TransportError;
 use pipe::Pipe;
@@ -52,6 +52,10 @@ impl Port for NetemPort {
 
     fn events(&mut self, visit: &mut dyn FnMut(PortEvent)) {
         self.port.events(visit);
+    }
+
+    fn input(&self) -> Input {
+        self.port.input()
     }
 
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {

@@ -9,7 +9,7 @@ pub(crate) mod in_process;
 #[allow(unsafe_code)]
 mod notifier;
 #[allow(unsafe_code)]
-mod poll;
+pub(crate) mod poll;
 #[allow(unsafe_code)]
 pub(crate) mod vfio;
 pub mod vhost_user;

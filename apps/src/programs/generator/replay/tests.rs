@@ -97,12 +97,17 @@ fn a_capture_cut_short_anywhere_is_an_error_that_says_so() {
         [(whole.len() - 1, 1), (whole.len() - 60, 1), (whole.len() - 75, 1), (24 + 76 - 10, 0)]
     {
         match read(&whole[..len]).unwrap_err() {
-            CaptureError::Truncated { frames: seen, .. } => assert_eq!(seen, frames, "cut at {len}"),
+            CaptureError::Content { source: ReadError::Truncated { frames: seen, .. }, .. } => {
+                assert_eq!(seen, frames, "cut at {len}");
+            }
             other => panic!("cut at {len}: {other}"),
         }
     }
     let whole = pcapng(None, &[(0, &[0; 60]), (1, &[0; 60])]);
-    assert!(matches!(read(&whole[..whole.len() - 5]), Err(CaptureError::Truncated { frames: 1, .. })));
+    let cut = read(&whole[..whole.len() - 5]);
+    let Err(CaptureError::Content { source: ReadError::Truncated { frames: 1, .. }, .. }) = cut else {
+        panic!("{cut:?}");
+    };
 }
 
 #[test]
