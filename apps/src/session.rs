@@ -183,7 +183,7 @@ impl Session {
 
 /// Whether a capture is at its end and no port can receive any more.
 fn have_ended(running: &Running) -> bool {
-    let inputs = || running.ports().iter().map(|port| port.input());
+    let inputs = || running.ports().map(|port| port.input());
     inputs().any(|input| input == Input::Ended)
         && inputs().all(|input| matches!(input, Input::Ended | Input::None))
 }

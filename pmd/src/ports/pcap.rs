@@ -26,7 +26,7 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 
 use crate::pcap::ReadError;
-use crate::port::{Input, Link, Offloads, OpenConfig, Port, PortInfo, QueuePair};
+use crate::port::{Input, Link, Offloads, OpenConfig, Port, PortEvent, PortInfo, QueuePair};
 use crate::virtio::transport::TransportError;
 use queue::PcapQueue;
 pub(crate) use spec::PcapSpec;
@@ -122,6 +122,7 @@ pub(crate) struct PcapPort {
     info: PortInfo,
     has_input: bool,
     has_output: bool,
+    told_of_the_end: bool,
     shared: Arc<Shared>,
     pair: Option<PcapQueue>,
     threads: Vec<JoinHandle<()>>,
@@ -155,6 +156,7 @@ impl PcapPort {
             },
             has_input: spec.input.is_some(),
             has_output: spec.output.is_some(),
+            told_of_the_end: false,
             shared: Arc::clone(&shared),
             pair: None,
             threads: Vec::new(),
@@ -216,6 +218,20 @@ impl Port for PcapPort {
     fn link(&self) -> Link {
         let reads = matches!(self.input(), Input::Left);
         if (reads || self.has_output) && !self.shared.is_stopped() { Link::Up } else { Link::Down }
+    }
+
+    /// The end of an input is one of the port where nothing is written either.
+    fn events(&mut self, visit: &mut dyn FnMut(PortEvent)) {
+        if self.has_output || self.told_of_the_end || self.input() != Input::Ended {
+            return;
+        }
+        self.told_of_the_end = true;
+        // ORDERING: Relaxed. Stored before what made `input` say that it has ended.
+        let why = match self.shared.damage.load(Ordering::Relaxed).checked_sub(1) {
+            None => "its capture is at its end".to_owned(),
+            Some(offset) => format!("its capture is damaged at offset {offset}"),
+        };
+        visit(PortEvent::Gone { why });
     }
 
     fn input(&self) -> Input {

@@ -296,6 +296,11 @@ fn an_empty_pool_loses_no_frame() {
         burst.clear();
     }
     assert_eq!(received, 40);
+    let mut events = Vec::new();
+    port.events(&mut |event| events.push(event));
+    port.events(&mut |event| events.push(event));
+    assert_eq!(events, [PortEvent::Gone { why: "its capture is at its end".to_owned() }]);
+    assert_eq!(port.link(), Link::Down);
 }
 
 /// What tcpdump, which knows nothing of us, makes of our file.
