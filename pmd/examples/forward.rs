@@ -39,7 +39,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let seconds = Duration::from_secs_f64(seconds.parse()?);
 
     let pool = PoolConfig { mbufs: 2048, ..PoolConfig::default() };
-    let len_bytes = pool.region_bytes() + 2 * region_bytes(DESCRIPTORS, DESCRIPTORS);
+    let len_bytes = pool.region_bytes() + 2 * region_bytes(DESCRIPTORS, DESCRIPTORS, 1);
     let region = Region::new(RegionConfig { len_bytes, ..RegionConfig::default() })?;
     let hub = Hub::default();
     let config = OpenConfig {

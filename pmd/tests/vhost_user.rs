@@ -41,7 +41,13 @@ fn server(path: &Path, queues: u16) -> (VhostUserServer, Vec<Follower>) {
 }
 
 fn frontend(path: &Path) -> VhostUserConfig {
-    VhostUserConfig { path: path.into(), queue_pairs: 1, answer_within: ANSWER_WITHIN }
+    VhostUserConfig {
+        path: path.into(),
+        queue_pairs: 1,
+        fewer: false,
+        control_queue: false,
+        answer_within: ANSWER_WITHIN,
+    }
 }
 
 fn socket_in(folder: &tempfile::TempDir) -> PathBuf {

@@ -293,7 +293,13 @@ impl Core {
 
 /// A frontend as it should be is served.
 fn good_frontend_is_served(path: &Path, core: &Core, region: &Arc<Region>) {
-    let config = VhostUserConfig { path: path.into(), queue_pairs: 1, answer_within: ANSWER_WITHIN };
+    let config = VhostUserConfig {
+        path: path.into(),
+        queue_pairs: 1,
+        fewer: false,
+        control_queue: false,
+        answer_within: ANSWER_WITHIN,
+    };
     let device = VhostUser::open(&config, Arc::clone(region)).unwrap();
     device.set_driver_features(device.device_features().unwrap()).unwrap();
     for queue in 0..2 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use door::CoreBell;
 use pmd::mem::{PageSize, Pool, PoolConfig, PoolError, Region, RegionConfig, RegionError};
-use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port};
+use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port, PortSpec};
 use thiserror::Error;
 
 use stack::Service;
@@ -93,6 +93,14 @@ struct PortPlan {
     rxd: u16,
     txd: u16,
     terms: Terms,
+}
+
+impl PortPlan {
+    /// The most queue pairs that the port will have. A string that is no port fails when it is opened.
+    fn queue_pairs(&self) -> u16 {
+        let cores = self.terms.cores;
+        self.spec.parse::<PortSpec>().map_or(cores, |spec| spec.queue_pairs(cores))
+    }
 }
 
 /// One core's end of a port: the port, and which of the cores that share it this is.
@@ -378,14 +386,18 @@ impl Engine {
 
     fn pool_config(&self, lcore: &LcorePlan) -> PoolConfig {
         let ports = lcore.nodes.iter().flat_map(|(_, ends)| ends).map(|(port, _)| &self.ports[*port]);
-        let held = |port: &PortPlan| usize::from(port.rxd) + usize::from(port.txd) + port.terms.held_mbufs();
+        let held = |port: &PortPlan| {
+            let pairs = usize::from(port.queue_pairs().div_ceil(port.terms.cores));
+            pairs * (usize::from(port.rxd) + usize::from(port.txd)) + port.terms.held_mbufs()
+        };
         let held: usize = ports.map(held).sum();
         let mbufs = self.mbufs.map_or(held + SPARE_MBUFS, |all| all.div_ceil(self.lcores.len()));
         PoolConfig { mbufs, data_room_bytes: self.data_room_bytes, ..PoolConfig::default() }
     }
 
     fn region_bytes(&self, pools: &[PoolConfig]) -> usize {
-        let queues: usize = self.ports.iter().map(|port| port::region_bytes(port.rxd, port.txd)).sum();
+        let bytes = |port: &PortPlan| port::region_bytes(port.rxd, port.txd, port.queue_pairs());
+        let queues: usize = self.ports.iter().map(bytes).sum();
         queues + pools.iter().map(|pool| pool.region_bytes() + 64).sum::<usize>() + SLACK_BYTES
     }
 

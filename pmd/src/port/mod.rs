@@ -15,6 +15,8 @@ use arrayvec::ArrayVec;
 use crate::mem::{HomePool, Mbuf};
 pub use crate::ports::pcap::PcapError;
 pub use crate::ports::tap::TapError;
+pub use crate::virtio::ctrl::{Command, CommandError, ControlError, Mac, ReceiveMode};
+pub use crate::virtio::rss::{HashConfig, RssConfig};
 use crate::virtio::transport::TransportError;
 pub use crate::virtio::transport::in_process::Hub;
 pub use counters::QueueCounters;
@@ -55,6 +57,15 @@ pub trait Port: Send {
 
     /// The queue pairs, each to be polled by one core. They can be taken once; later calls return none.
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>>;
+
+    /// Asks the device to change how it receives, or deals to its queue pairs, and waits for its answer: at most a
+    /// second.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing has changed then, unless it is a timeout.
+    fn configure(&mut self, command: &Command) -> Result<(), ControlError> {
+        Err(ControlError::NoControlQueue(command.what()))
+    }
 
     /// Stops the device. Afterwards it touches no memory of ours and the queue pairs move nothing.
     /// Idempotent; dropping the port does the same.

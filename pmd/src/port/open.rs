@@ -14,6 +14,7 @@ use crate::ports::pcap::{PcapError, PcapPort};
 use crate::ports::tap::{TapError, TapPort};
 use crate::vfio::{Host, VfioError};
 use crate::virtio::InitError;
+use crate::virtio::ctrl::{Command, ReceiveMode};
 use crate::virtio::net::{self, Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
 use crate::virtio::spec::feature;
@@ -42,10 +43,10 @@ pub struct OpenConfig<'a> {
     pub offloads: bool,
 }
 
-/// Bytes of a [`Region`] that a port with these descriptors carves at most.
+/// Bytes of a [`Region`] that a port with so many queue pairs of these descriptors carves at most.
 #[must_use]
-pub fn region_bytes(rx_descriptors: u16, tx_descriptors: u16) -> usize {
-    NetPort::region_bytes(rx_descriptors, tx_descriptors)
+pub fn region_bytes(rx_descriptors: u16, tx_descriptors: u16, queue_pairs: u16) -> usize {
+    NetPort::region_bytes(rx_descriptors, tx_descriptors, queue_pairs)
 }
 
 /// Why a port could not be opened.
@@ -95,7 +96,28 @@ impl PortSpec {
         if roomy && !config.offloads && with & feature::MRG_RXBUF == 0 {
             without |= feature::MRG_RXBUF;
         }
-        Identity { name: self.text.clone(), driver, mac: mac.unwrap_or_else(random_mac), with, without }
+        Identity {
+            name: self.text.clone(),
+            driver,
+            mac: mac.unwrap_or_else(random_mac),
+            with,
+            without,
+            queues: self.options.queues,
+            commands: self.commands(),
+        }
+    }
+
+    /// What the device is asked for once it runs.
+    fn commands(&self) -> Vec<Command> {
+        let Options { promisc, allmulti, .. } = self.options;
+        let modes = [(ReceiveMode::Promiscuous, promisc), (ReceiveMode::AllMulticast, allmulti)];
+        modes.into_iter().filter_map(|(mode, on)| Some(Command::Receive(mode, on?))).collect()
+    }
+
+    /// How many queue pairs the port asks for, or offers, where `wanted` cores share it.
+    #[must_use]
+    pub fn queue_pairs(&self, wanted: u16) -> u16 {
+        self.innermost().options.queues.unwrap_or(wanted).max(1)
     }
 
     /// What we offer as a device.
@@ -163,8 +185,13 @@ impl PortSpec {
                 Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
             }
             Kind::VhostUser { path } => {
-                let backend =
-                    VhostUserConfig { path: path.clone(), queue_pairs: 1, answer_within: ANSWER_WITHIN };
+                let backend = VhostUserConfig {
+                    path: path.clone(),
+                    queue_pairs: self.queue_pairs(config.queue_pairs),
+                    fewer: self.options.queues.is_none(),
+                    control_queue: self.options.with & feature::CTRL_VQ != 0,
+                    answer_within: ANSWER_WITHIN,
+                };
                 let transport = Arc::new(VhostUser::open(&backend, Arc::clone(config.region))?);
                 let identity = self.identity("virtio-net (vhost-user)", config);
                 Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))

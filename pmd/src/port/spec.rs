@@ -46,6 +46,10 @@ pub(super) struct Options {
     pub mac: Option<[u8; 6]>,
     /// `queues=2`: how many queue pairs to ask for, or to offer; without it as many as cores share the port.
     pub queues: Option<u16>,
+    /// `promisc=on`: receive every packet, whoever it is for; without the option as the device starts.
+    pub promisc: Option<bool>,
+    /// `allmulti=on`: receive every multicast packet.
+    pub allmulti: Option<bool>,
     /// `FEATURE=on` of a virtio port: a driver insists on them, a device offers them also where it would not otherwise.
     pub with: u64,
     /// `FEATURE=off`: not accepted, not offered.
@@ -160,6 +164,8 @@ impl Options {
                     queues.ok_or_else(|| format!("option {option:?}; 1 to {MAX_QUEUE_PAIRS} queue pairs"))?,
                 );
             }
+            (Some(("promisc", value)), kind) => self.promisc = Some(kind.driver_switch(option, value)?),
+            (Some(("allmulti", value)), kind) => self.allmulti = Some(kind.driver_switch(option, value)?),
             (Some((name, value)), _) => self.set_feature(name, value)?,
             _ => return Err(no_option(option)),
         }
@@ -177,9 +183,23 @@ impl Options {
     }
 }
 
+impl Kind {
+    /// A switch that a driver asks its device for.
+    fn driver_switch(&self, option: &str, value: &str) -> Result<bool, String> {
+        match (self, value) {
+            (Kind::Loop { driver: true, .. } | Kind::Vfio(_) | Kind::VhostUser { .. }, "on") => Ok(true),
+            (Kind::Loop { driver: true, .. } | Kind::Vfio(_) | Kind::VhostUser { .. }, "off") => Ok(false),
+            (Kind::Loop { driver: false, .. } | Kind::VhostUserServer { .. }, _) => {
+                Err(format!("option {option:?} is the driver's; this port is the device"))
+            }
+            _ => Err(format!("option {option:?} is neither on nor off")),
+        }
+    }
+}
+
 fn no_option(option: &str) -> String {
     format!(
-        "option {option:?} is none of mac=ADDRESS, queues=N, FEATURE=on, FEATURE=off; a feature is a virtio feature bit \
+        "option {option:?} is none of mac=ADDRESS, queues=N, promisc=on, allmulti=on, FEATURE=on, FEATURE=off; a feature is a virtio feature bit \
          in lower case, such as ring_packed, in_order, event_idx, mrg_rxbuf, csum, host_tso4, guest_tso4, mq, rss"
     )
 }
@@ -230,6 +250,8 @@ mod tests {
         assert!(problem("loop:a,mac=01:00:00:00:00:00").contains("unicast"));
         assert!(problem("loop:a,mac=2:0:0:0:0:0").contains("02:00:00:00:00:01"));
         assert!(problem("loop:a,queues=0").contains("1 to 256 queue pairs"));
+        assert!(problem("loop:a,promisc=maybe").contains("neither on nor off"));
+        assert!(problem("loop:b,promisc=on").contains("the driver's"));
         assert!(problem("loop:a,packed_vq=maybe").contains("packed_vq=maybe is neither on nor off"));
         assert!(problem("loop:a,version_1=off").contains("option \"version_1=off\" is none of"));
         assert!(problem("tap:").contains("as in tap:bw0"));
@@ -256,10 +278,12 @@ mod tests {
         let spec: PortSpec = "loop:x.b,mac=02:00:00:00:00:0a,mrg_rxbuf=on".parse().unwrap();
         assert_eq!(spec.kind, Kind::Loop { link: "x".into(), driver: false });
         let mac = Some([2, 0, 0, 0, 0, 10]);
-        assert_eq!(spec.options, Options { mac, queues: None, with: feature::MRG_RXBUF, without: 0 });
+        assert_eq!(spec.options, Options { mac, with: feature::MRG_RXBUF, ..Options::default() });
         let spec: PortSpec =
             "vhost-user:/run/x,queues=2,packed_vq=1,in_order=on,csum=off,packed_vq=0".parse().unwrap();
         let Options { queues, with, without, .. } = spec.options;
+        let spec_modes: PortSpec = "vfio:00:03.0,promisc=off,allmulti=on".parse().unwrap();
+        assert_eq!((spec_modes.options.promisc, spec_modes.options.allmulti), (Some(false), Some(true)));
         assert_eq!(queues, Some(2));
         assert_eq!((with, without), (feature::IN_ORDER, feature::CSUM | feature::RING_PACKED));
         let spec: PortSpec = "tap:bw0,queues=2,persist=on,offload=off,mac=02:00:00:00:00:0a".parse().unwrap();

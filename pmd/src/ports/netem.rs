@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use crate::mem::HomePool;
 use crate::port::{
-    Burst, Input, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
+    Burst, Command, ControlError, Input, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters,
+    QueueFault, QueuePair,
 };
 use crate::virtio::transport::TransportError;
 use pipe::Pipe;
@@ -56,6 +57,10 @@ impl Port for NetemPort {
 
     fn input(&self) -> Input {
         self.port.input()
+    }
+
+    fn configure(&mut self, command: &Command) -> Result<(), ControlError> {
+        self.port.configure(command)
     }
 
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {

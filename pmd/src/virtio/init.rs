@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use super::ctrl::ControlError;
 use super::ring::{DriverRing, QueueMemory};
 use super::spec::{feature, split, status};
 use super::transport::{Transport, TransportError};
@@ -48,6 +49,9 @@ pub enum InitError {
     /// The device asks to be reset before it has begun.
     #[error("device needs a reset straight after initialization (virtio 1.2 §2.1.1); its log may say why")]
     NeedsReset,
+    /// The device runs, but does not take what it is told first.
+    #[error("the device does not take its first settings")]
+    Control(#[from] ControlError),
     /// No memory for the rings.
     #[error("no memory for the virtqueues")]
     Memory(#[from] RegionError),

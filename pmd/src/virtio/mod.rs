@@ -2,12 +2,15 @@
 
 #[allow(unsafe_code)]
 pub mod attach;
+#[allow(unsafe_code)]
+pub mod ctrl;
 pub(crate) mod header;
 mod init;
 pub(crate) mod net;
 #[allow(unsafe_code)]
 mod packed;
 mod ring;
+pub mod rss;
 pub(crate) mod server;
 pub mod spec;
 #[allow(unsafe_code)]

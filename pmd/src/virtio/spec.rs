@@ -298,6 +298,9 @@ pub mod net {
 
     /// Size of [`Header`] with VERSION_1.
     pub const HEADER_BYTES: usize = 12;
+    /// The same with HASH_REPORT: `hash_value` (4 bytes), `hash_report` (2) and padding (2) follow. On transmit all zero.
+    /// virtio 1.2 §5.1.6.
+    pub const HASHED_HEADER_BYTES: usize = 20;
 
     /// Offsets in the configuration space. virtio 1.2 §5.1.4.
     pub mod config {
@@ -305,12 +308,72 @@ pub mod net {
         pub const MAC: usize = 0;
         /// `status`, 2 bytes.
         pub const STATUS: usize = 6;
+        /// `max_virtqueue_pairs`, 2 bytes.
+        pub const MAX_VIRTQUEUE_PAIRS: usize = 8;
         /// `mtu`, 2 bytes.
         pub const MTU: usize = 10;
+        /// `speed` in Mbit/s, 4 bytes.
+        pub const SPEED: usize = 12;
+        /// `duplex`, 1 byte.
+        pub const DUPLEX: usize = 16;
+        /// `rss_max_key_size`, 1 byte.
+        pub const RSS_MAX_KEY_SIZE: usize = 17;
+        /// `rss_max_indirection_table_length`, 2 bytes.
+        pub const RSS_MAX_TABLE_LENGTH: usize = 18;
+        /// `supported_hash_types`, 4 bytes.
+        pub const SUPPORTED_HASH_TYPES: usize = 20;
+        /// Bytes of all of it.
+        pub const BYTES: usize = 24;
+    }
+
+    /// The control queue. virtio 1.2 §5.1.6.5.
+    pub mod control {
+        /// `ack`: done.
+        pub const OK: u8 = 0;
+        /// `ack`: not done.
+        pub const ERR: u8 = 1;
+        /// Class: modes of receiving; the command is the mode.
+        pub const RX: u8 = 0;
+        /// Class: MAC addresses.
+        pub const MAC: u8 = 1;
+        /// The tables of addresses that are received.
+        pub const MAC_TABLE_SET: u8 = 0;
+        /// The device's address.
+        pub const MAC_ADDR_SET: u8 = 1;
+        /// Class: VLAN filter.
+        pub const VLAN: u8 = 2;
+        /// Lets one in.
+        pub const VLAN_ADD: u8 = 0;
+        /// Lets it in no longer.
+        pub const VLAN_DEL: u8 = 1;
+        /// The highest VLAN.
+        pub const MAX_VLAN: u16 = 4095;
+        /// Class: announcements.
+        pub const ANNOUNCE: u8 = 3;
+        /// The announcement was made.
+        pub const ANNOUNCE_ACK: u8 = 0;
+        /// Class: several queue pairs.
+        pub const MQ: u8 = 4;
+        /// So many are in use.
+        pub const MQ_VQ_PAIRS_SET: u8 = 0;
+        /// They are dealt to by key and table.
+        pub const MQ_RSS_CONFIG: u8 = 1;
+        /// The hash that is reported.
+        pub const MQ_HASH_CONFIG: u8 = 2;
     }
 
     /// `status`: the link is up.
     pub const STATUS_LINK_UP: u16 = 1;
+    /// `status`: the driver is to announce itself.
+    pub const STATUS_ANNOUNCE: u16 = 2;
+    /// `speed`: not known.
+    pub const SPEED_UNKNOWN: u32 = u32::MAX;
+    /// `duplex`: full.
+    pub const DUPLEX_FULL: u8 = 1;
+    /// `duplex`: not known.
+    pub const DUPLEX_UNKNOWN: u8 = 0xff;
+    /// The most queue pairs. virtio 1.2 §5.1.4.1.
+    pub const MAX_PAIRS: u16 = 0x8000;
     /// Least MTU a device may state. virtio 1.2 §5.1.4.1.
     pub const MIN_MTU: u16 = 68;
 

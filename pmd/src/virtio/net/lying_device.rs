@@ -171,7 +171,7 @@ impl Victim {
 }
 
 fn identity(with: u64) -> Identity {
-    Identity { name: "test".into(), driver: "test", mac: [2, 0, 0, 0, 0, 1], with, without: 0 }
+    Identity { name: "test".into(), driver: "test", mac: [2, 0, 0, 0, 0, 1], with, ..Identity::default() }
 }
 
 #[test]

@@ -10,10 +10,13 @@
 //! `R` is the virtqueue format that was negotiated, chosen in [`NetPort::open`] and nowhere else.
 
 mod rx;
+mod settings;
 mod tx;
 
 use std::sync::Arc;
 
+use super::ctrl::queue::ControlQueue;
+use super::ctrl::{Command, ControlError};
 use super::init::{Device, InitError, Queues};
 use super::packed::driver::PackedDriver;
 use super::ring::{DriverRing, QueueMemory};
@@ -23,18 +26,21 @@ use super::transport::{Transport, TransportError};
 use crate::mem::HomePool;
 use crate::port::{Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use rx::Receiver;
+use settings::{QueuePairs, Settings};
 use tx::Transmitter;
 
 /// What we know to use.
 pub(crate) const SUPPORTED: u64 = feature::MAC
     | feature::MTU
     | feature::STATUS
+    | feature::SPEED_DUPLEX
     | feature::MRG_RXBUF
+    | feature::ORDER_PLATFORM
     | feature::EVENT_IDX
     | feature::RING_PACKED
     | feature::IN_ORDER
-    | feature::ORDER_PLATFORM
-    | Offloads::FEATURES;
+    | Offloads::FEATURES
+    | settings::SUPPORTED;
 
 /// What we use where the device offers it, unless the user says otherwise.
 const WANTED: u64 = SUPPORTED & !(feature::EVENT_IDX | feature::RING_PACKED | feature::IN_ORDER);
@@ -48,9 +54,11 @@ pub(crate) struct NetPort {
     info: PortInfo,
     device: Arc<Device>,
     pairs: Vec<Box<dyn QueuePair>>,
+    settings: Settings,
 }
 
 /// What tells one virtio port from another, beside the transport.
+#[derive(Default)]
 pub(crate) struct Identity {
     /// The port string.
     pub name: String,
@@ -62,31 +70,42 @@ pub(crate) struct Identity {
     pub with: u64,
     /// Feature bits that are not to be accepted although we could.
     pub without: u64,
+    /// Queue pairs that the user insists on; without it as many as the engine asks for and the device has.
+    pub queues: Option<u16>,
+    /// What the device is asked for once it runs.
+    pub commands: Vec<Command>,
 }
 
 impl NetPort {
     /// Bytes of a [`Region`](crate::Region) that one port carves at most.
-    pub(crate) fn region_bytes(rx_descriptors: u16, tx_descriptors: u16) -> usize {
+    pub(crate) fn region_bytes(rx_descriptors: u16, tx_descriptors: u16, queue_pairs: u16) -> usize {
         let queue = |size: u16| QueueMemory::region_bytes(size);
-        queue(rx_descriptors) + queue(tx_descriptors) + tx::REGION_BYTES
+        let pair = queue(rx_descriptors) + queue(tx_descriptors) + tx::REGION_BYTES;
+        pair * usize::from(queue_pairs) + ControlQueue::REGION_BYTES
     }
 
-    /// Brings the device up with one queue pair: virtio 1.2 §3.1.1, §5.1.5.
+    /// Brings the device up: virtio 1.2 §3.1.1, §5.1.5. With as many queue pairs as were asked for, or as it has; they
+    /// are in use when this returns.
     pub(crate) fn open(
         identity: Identity,
         transport: Arc<dyn Transport>,
         config: &OpenConfig<'_>,
     ) -> Result<Self, InitError> {
-        let device = Arc::new(Device::negotiate(transport, WANTED & !identity.without, identity.with)?);
+        let pairs = identity.queues.unwrap_or(config.queue_pairs).max(1);
+        let wanted = settings::wanted(WANTED, pairs) & !identity.without;
+        let device = Arc::new(Device::negotiate(transport, wanted, identity.with)?);
+        let queues = settings::queue_pairs(&device, pairs, identity.queues.is_some())?;
         let has = |bit| device.features() & bit != 0;
-        let pairs = match (has(feature::RING_PACKED), has(feature::IN_ORDER)) {
+        let bring_up = match (has(feature::RING_PACKED), has(feature::IN_ORDER)) {
             (false, false) => Self::pairs::<SplitDriver<false>>,
             (false, true) => Self::pairs::<SplitDriver<true>>,
             (true, false) => Self::pairs::<PackedDriver<false>>,
             (true, true) => Self::pairs::<PackedDriver<true>>,
         };
-        let (info, pairs) = pairs(&device, &identity, config)?;
-        Ok(Self { name: identity.name, info, device, pairs })
+        let (info, pairs, control) = bring_up(&device, &identity, config, queues)?;
+        let mut settings = Settings::new(&device, control, queues.used);
+        settings.start(&identity.commands)?;
+        Ok(Self { name: identity.name, info, device, pairs, settings })
     }
 
     /// Sets the virtqueues up in the format `R`, and the device going.
@@ -94,34 +113,39 @@ impl NetPort {
         device: &Arc<Device>,
         identity: &Identity,
         config: &OpenConfig<'_>,
-    ) -> Result<(PortInfo, Vec<Box<dyn QueuePair>>), InitError> {
-        let wanted_sizes = [config.rx_descriptors, config.tx_descriptors];
+        pairs: QueuePairs,
+    ) -> Result<Started, InitError> {
+        let wanted_sizes = [config.rx_descriptors, config.tx_descriptors].repeat(pairs.used.into());
         let queues = Queues { region: config.region, wanted_sizes: &wanted_sizes };
         let mut queues = device.enable_queues::<R>(net::receive_queue(0), &queues)?.into_iter();
-        let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
-            return Err(InitError::TooFewQueues { has: 0, needs: 2 });
-        };
+        let control = settings::enable_control_queue(device, config.region, pairs)?;
         device.go()?;
-        let info = PortInfo {
+        let mut info = PortInfo {
             driver: identity.driver,
             mac: read_mac(device)?.unwrap_or(identity.mac),
             mtu: read_mtu(device)?.unwrap_or(DEFAULT_MTU),
-            rx_descriptors: receive.size(),
-            tx_descriptors: transmit.size(),
-            queue_pairs: 1,
+            rx_descriptors: 0,
+            tx_descriptors: 0,
+            queue_pairs: pairs.used,
             features: device.features(),
             offloads: Offloads::of_driver(device.features()),
         };
         let mergeable = device.features() & feature::MRG_RXBUF != 0;
-        let offloads = info.offloads;
-        let pair = NetQueuePair {
-            rx: Receiver::new(receive, mergeable, offloads),
-            tx: Transmitter::new(transmit, config.region, offloads)?,
-            device: Arc::clone(device),
-        };
-        Ok((info, vec![Box::new(pair)]))
+        let mut made: Vec<Box<dyn QueuePair>> = Vec::new();
+        while let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) {
+            (info.rx_descriptors, info.tx_descriptors) = (receive.size(), transmit.size());
+            made.push(Box::new(NetQueuePair {
+                rx: Receiver::new(receive, mergeable, info.offloads),
+                tx: Transmitter::new(transmit, config.region, info.offloads)?,
+                device: Arc::clone(device),
+            }));
+        }
+        Ok((info, made, control))
     }
 }
+
+/// A device that runs: what it is, its queue pairs, and its control queue.
+type Started = (PortInfo, Vec<Box<dyn QueuePair>>, Option<ControlQueue>);
 
 /// A configuration field, if its feature was negotiated.
 fn read_field<const N: usize>(
@@ -172,6 +196,10 @@ impl Port for NetPort {
 
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {
         std::mem::take(&mut self.pairs)
+    }
+
+    fn configure(&mut self, command: &Command) -> Result<(), ControlError> {
+        self.settings.configure(command)
     }
 
     fn stop(&mut self) -> Result<(), TransportError> {

@@ -31,7 +31,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::poll::poll;
 use super::{Notifier, RingLayout, Transport, TransportError};
 use crate::mem::Region;
-use crate::virtio::spec::{feature, split};
+use crate::virtio::spec::{feature, net, split};
 pub use connect::VhostUserError;
 use connect::connect;
 
@@ -45,19 +45,33 @@ const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::RESET_DEVICE);
 
-/// Features that vhost-user has no messages for: what needs a control queue (bits 17 to 23, and 2, 53, 57, 60),
-/// dirty logging (26), its own bit (30), an IOTLB (33). Several queue pairs (22) do without the control queue here.
-const HIDDEN: u64 = 0b111_1111 << 17
-    | 1 << 2
-    | 1 << 53
-    | 1 << 57
-    | 1 << 60
-    | 1 << 26
-    | feature::VHOST_USER_PROTOCOL
-    | feature::ACCESS_PLATFORM;
+/// Features that vhost-user has no messages for: dirty logging (26), its own bit, an IOTLB.
+const HIDDEN: u64 = 1 << 26 | feature::VHOST_USER_PROTOCOL | feature::ACCESS_PLATFORM;
 
-/// Features that say that a field of the configuration space is there (with bit 63, speed and duplex).
-const NEEDS_CONFIG: u64 = feature::MAC | feature::STATUS | feature::MTU | 1 << 63;
+/// Features that need a control queue. vhost-user says nothing of one: backends that offer these leave it to the
+/// frontend to make one up for its guest, unless the user knows better. Several queue pairs do without it here.
+const NEEDS_CONTROL_QUEUE: u64 = feature::CTRL_VQ
+    | feature::CTRL_GUEST_OFFLOADS
+    | feature::CTRL_RX
+    | feature::CTRL_VLAN
+    | feature::CTRL_RX_EXTRA
+    | feature::GUEST_ANNOUNCE
+    | feature::CTRL_MAC_ADDR
+    | feature::NOTF_COAL
+    | feature::HASH_REPORT
+    | feature::RSS;
+
+/// Features that say that a field of the configuration space is there, beside the number of queue pairs, which
+/// vhost-user has a message for.
+const NEEDS_CONFIG: u64 = feature::MAC
+    | feature::STATUS
+    | feature::MTU
+    | feature::SPEED_DUPLEX
+    | feature::RSS
+    | feature::HASH_REPORT;
+
+/// The most queue pairs that a backend is asked for: messages name a virtqueue in eight bits.
+const MAX_PAIRS: u16 = 127;
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -66,6 +80,11 @@ pub struct VhostUserConfig {
     pub path: PathBuf,
     /// Queue pairs to use.
     pub queue_pairs: u16,
+    /// Whether fewer will do, where the backend has fewer.
+    pub fewer: bool,
+    /// The backend serves a control queue, as the virtqueue behind the last pair. Nothing in the protocol says so; the
+    /// device side of this crate does.
+    pub control_queue: bool,
     /// Limit for every single answer of the backend; [`ANSWER_WITHIN`] unless in a hurry.
     pub answer_within: Duration,
 }
@@ -89,7 +108,9 @@ pub struct VhostUser {
     /// As the backend offers them.
     offered: u64,
     protocol: VhostUserProtocolFeatures,
+    /// Of the backend, at most as many as are asked for; where it has a control queue, all of them, as that comes behind.
     queue_pairs: u16,
+    control_queue: bool,
     state: Mutex<State>,
 }
 
@@ -106,13 +127,14 @@ impl VhostUser {
             socket.try_clone().map_err(|source| VhostUserError::Connect { path: path.clone(), source })
         };
         let mut this = Self {
-            frontend: Frontend::from_stream(clone(&socket)?, 2 * u64::from(config.queue_pairs)),
+            frontend: Frontend::from_stream(clone(&socket)?, 2 * u64::from(MAX_PAIRS) + 1),
             socket,
             region,
             answer_within: config.answer_within,
             offered: 0,
             protocol: VhostUserProtocolFeatures::empty(),
             queue_pairs: config.queue_pairs,
+            control_queue: config.control_queue,
             state: Mutex::default(),
         };
         this.ask("take us as its owner", |frontend| frontend.set_owner()).map_err(handshake)?;
@@ -125,13 +147,15 @@ impl VhostUser {
             this.negotiate_protocol().map_err(handshake)?;
         }
         let pairs = this.backend_queue_pairs().map_err(handshake)?;
-        if pairs < u64::from(config.queue_pairs) {
+        if pairs < u64::from(config.queue_pairs) && !config.fewer || pairs == 0 {
             return Err(VhostUserError::QueuePairs {
                 path: path.clone(),
                 wanted: config.queue_pairs,
                 offered: pairs,
             });
         }
+        let pairs = u16::try_from(pairs).map_or(MAX_PAIRS, |pairs| pairs.min(MAX_PAIRS));
+        this.queue_pairs = if this.control_queue { pairs } else { pairs.min(config.queue_pairs) };
         Ok(this)
     }
 
@@ -166,7 +190,9 @@ impl VhostUser {
     fn backend_queue_pairs(&self) -> Result<u64, TransportError> {
         const GET_QUEUE_NUM: u32 = 17;
         const VERSION: u32 = 1;
-        if self.queue_pairs == 1 || !self.protocol.contains(VhostUserProtocolFeatures::MQ) {
+        if self.queue_pairs == 1 && !self.control_queue
+            || !self.protocol.contains(VhostUserProtocolFeatures::MQ)
+        {
             return Ok(1);
         }
         let what = "state its number of queues";
@@ -266,13 +292,14 @@ impl Transport for VhostUser {
 
     fn device_features(&self) -> Result<u64, TransportError> {
         let without_config = if self.has_config() { 0 } else { NEEDS_CONFIG };
-        Ok(self.offered & !HIDDEN & !without_config)
+        let without_control = if self.control_queue { 0 } else { NEEDS_CONTROL_QUEUE };
+        let single = if self.queue_pairs > 1 { 0 } else { feature::MQ };
+        Ok(self.offered & !HIDDEN & !without_config & !without_control & !single)
     }
 
     fn set_driver_features(&self, features: u64) -> Result<(), TransportError> {
-        // Its own bit stands for the enable message, MQ for queues beyond the first pair.
-        let several = if self.queue_pairs > 1 { feature::MQ } else { 0 };
-        let features = (features | feature::VHOST_USER_PROTOCOL | several) & self.offered;
+        // Its own bit stands for the enable message.
+        let features = (features | feature::VHOST_USER_PROTOCOL) & self.offered;
         self.ask("accept our features", |frontend| frontend.set_features(features))?;
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: self.region.iova().0,
@@ -321,6 +348,11 @@ impl Transport for VhostUser {
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TransportError> {
+        if let (net::config::MAX_VIRTQUEUE_PAIRS, [low, high]) = (offset, &mut *bytes) {
+            // There is a message for it, also for those that know no CONFIG.
+            [*low, *high] = self.queue_pairs.to_le_bytes();
+            return Ok(());
+        }
         let start = u32::try_from(offset).unwrap_or(u32::MAX);
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         // The request carries a payload as long as the answer.
@@ -333,12 +365,12 @@ impl Transport for VhostUser {
     }
 
     fn queue_count(&self) -> Result<u16, TransportError> {
-        Ok(2 * self.queue_pairs)
+        Ok(2 * self.queue_pairs + u16::from(self.control_queue))
     }
 
     /// vhost-user has no message for it: any size that virtio allows; a backend that has a smaller limit refuses.
     fn max_queue_size(&self, queue: u16) -> Result<u16, TransportError> {
-        Ok(if queue < 2 * self.queue_pairs { split::MAX_SIZE } else { 0 })
+        Ok(if queue < self.queue_count()? { split::MAX_SIZE } else { 0 })
     }
 
     fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError> {
