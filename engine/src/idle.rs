@@ -255,11 +255,12 @@ impl Lcore {
     /// Whether somebody wants something that a turn, or the end of the loop, would give him.
     fn is_called(&self) -> bool {
         // ORDERING: Relaxed. The bell's fence stands before; whoever raises one of these rings it afterwards. Partner:
-        // `CoreBell::ring` in `Running` and `Inbox::request`.
+        // `CoreBell::ring` in `Running`, `Inbox::request` and `Board::post`.
         let Signals { stop, winding_down, .. } = &*self.signals;
         stop.load(Ordering::Relaxed)
             || winding_down.load(Ordering::Relaxed) != self.winding_down
             || self.outbox.is_wanted()
+            || self.news.is_there()
             || self.news.is_there()
     }
 

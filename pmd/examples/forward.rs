@@ -48,6 +48,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         rx_descriptors: DESCRIPTORS,
         tx_descriptors: DESCRIPTORS,
         queue_pairs: 1,
+        interrupts: false,
         data_room_bytes: pool.data_room_bytes as usize,
         offloads: false,
     };

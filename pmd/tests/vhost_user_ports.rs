@@ -16,6 +16,7 @@ fn open_in(region: &Arc<Region>, kind: &str, path: &Path) -> Box<dyn Port> {
         rx_descriptors: 256,
         tx_descriptors: 256,
         queue_pairs: 1,
+        interrupts: false,
         data_room_bytes: PoolConfig::default().data_room_bytes as usize,
         offloads: false,
     };

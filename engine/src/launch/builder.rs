@@ -411,6 +411,7 @@ impl Engine {
                     rx_descriptors: plan.rxd,
                     tx_descriptors: plan.txd,
                     queue_pairs: plan.terms.cores,
+                    interrupts: self.idle != Idle::Poll,
                     data_room_bytes: self.data_room_bytes as usize,
                     offloads: false,
                 },

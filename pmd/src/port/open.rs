@@ -36,6 +36,8 @@ pub struct OpenConfig<'a> {
     pub tx_descriptors: u16,
     /// How many queue pairs are wished for: as many as cores poll the port. It may have fewer.
     pub queue_pairs: u16,
+    /// Whether the queue pairs will be [armed](super::QueuePair::arm): without, they may have nothing to wait on.
+    pub interrupts: bool,
     /// Bytes behind the headroom of the mbufs that will be posted.
     pub data_room_bytes: usize,
     /// Whether who uses the port knows what to do with [offloads](super::Offloads): without, a port has none of which its
@@ -170,7 +172,7 @@ impl PortSpec {
         }
         match &self.kind {
             Kind::Loop { link, driver: true } => {
-                let transport = Arc::new(config.hub.drive(link, config.region)?);
+                let transport = Arc::new(config.hub.drive(link, config.region, config.interrupts)?);
                 let identity = self.identity("virtio-net (loop)", config);
                 Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
             }
@@ -253,6 +255,7 @@ mod tests {
             rx_descriptors: 64,
             tx_descriptors: 64,
             queue_pairs: 1,
+            interrupts: false,
             data_room_bytes: 2048,
             offloads: false,
         };

@@ -10,18 +10,22 @@
 //! meets the same accidents; only *when* a delayed or held frame goes on depends on the clock. Ports without this
 //! wrapper know nothing of it.
 
+#[allow(unsafe_code)] // a timer's file descriptor
+mod alarm;
 mod pipe;
 mod rng;
 mod spec;
 
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use crate::mem::HomePool;
 use crate::port::{
-    Burst, Command, ControlError, Input, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo, QueueCounters,
-    QueueFault, QueuePair,
+    Arm, Burst, Command, ControlError, Input, Link, MAX_BURST, Offloads, Port, PortEvent, PortInfo,
+    QueueCounters, QueueFault, QueuePair,
 };
 use crate::virtio::transport::TransportError;
+use alarm::Alarm;
 use pipe::Pipe;
 pub(crate) use spec::Impairments;
 
@@ -80,6 +84,8 @@ struct NetemPair {
     pair: Box<dyn QueuePair>,
     rx: Pipe,
     tx: Pipe,
+    /// For sleeps until a frame has arrived; `None` where the system had none to give.
+    alarm: Option<Alarm>,
     /// Frames on their way between pair and pipe.
     scratch: Box<Burst>,
     /// Fresh mbufs for copies, since `tx_burst` knows no pool.
@@ -93,6 +99,7 @@ impl NetemPair {
             pair,
             rx: Pipe::new(impairments, 2 * index),
             tx: Pipe::new(impairments, 2 * index + 1),
+            alarm: Alarm::new().ok(),
             scratch: Box::default(),
             spares: Box::default(),
             wants_spares: impairments.copies(),
@@ -180,6 +187,29 @@ impl QueuePair for NetemPair {
 
     fn fault(&self) -> Option<QueueFault> {
         self.pair.fault()
+    }
+
+    fn arm(&mut self) -> Arm {
+        let Some(alarm) = &mut self.alarm else { return Arm::CannotWait };
+        let due = [self.rx.due_at(), self.tx.due_at()].into_iter().flatten().min();
+        let now = Instant::now();
+        if due.is_some_and(|due| due <= now) || !alarm.set(due.map(|due| due - now)) {
+            return Arm::Ready.and(self.pair.arm());
+        }
+        self.pair.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.pair.disarm();
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.alarm.iter().filter_map(Alarm::fd).for_each(&mut *visit);
+        self.pair.wait_fds(visit);
+    }
+
+    fn take_handed_on(&mut self) -> bool {
+        self.pair.take_handed_on()
     }
 }
 

@@ -15,6 +15,8 @@
 //!   writes memory that is still mapped. Waiting makes the *answer* right (where did processing stop, may the
 //!   driver reuse its buffers); memory safety never rests on it.
 //! * `changed` may be seen late, never wrongly: what to do is always decided under the mutex.
+//! * A core that sleeps has [`wakes_on`](Follower::wakes_on) among what it sleeps on: each change makes it readable, the
+//!   core's `switch` drains it, both under the mutex.
 //!
 //! ```text
 //!          publish                 switch
@@ -35,7 +37,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::spec::packed::{EVENT_BYTES, EVENT_WRAP};
-use super::transport::RingLayout;
+use super::transport::{Interrupt, RingLayout};
 use crate::mem::Iova;
 pub use guest_memory::{GuestMemory, GuestMemoryError, GuestRegion, MAX_REGIONS};
 
@@ -275,8 +277,10 @@ struct State {
     answer_due: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// Signalled with each change; `None` where the system had no eventfd to give.
+    wake: Option<Interrupt>,
     /// Counts the changes of `State::published`; written under the mutex.
     generation: AtomicU64,
     state: Mutex<State>,
@@ -293,6 +297,7 @@ impl Shared {
         // ORDERING: Relaxed. Only the hint that there is something to fetch: `Follower::switch` fetches it under the
         //           mutex, which is held here. Partner: `Follower::changed`.
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.wake.iter().for_each(Interrupt::signal);
         std::mem::replace(&mut state.published, ring.map(|ring| (generation, ring)))
     }
 }
@@ -300,7 +305,12 @@ impl Shared {
 /// Makes the hand-over point of one virtqueue, with none published.
 #[must_use]
 pub fn hand_over() -> (Publisher, Follower) {
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared {
+        wake: Interrupt::new().ok(),
+        generation: AtomicU64::default(),
+        state: Mutex::default(),
+        let_go: Condvar::default(),
+    });
     let follower = Follower { seen: 0, ring: None, shared: Arc::clone(&shared) };
     (Publisher { shared }, follower)
 }
@@ -403,12 +413,20 @@ impl Follower {
         }
         // ORDERING: Relaxed: changes only under the mutex, which is held here.
         self.seen = self.shared.generation.load(Ordering::Relaxed);
+        self.shared.wake.iter().for_each(Interrupt::drain);
         if let Some((generation, ring)) = &state.published {
             state.held = Some(*generation);
             self.ring = Some(Arc::clone(ring));
         }
         drop(guard);
         self.ring.as_deref()
+    }
+
+    /// Readable while [`changed`](Self::changed) is, or will be in a moment: what a core sleeps on. `None`: it has to
+    /// ask instead.
+    #[must_use]
+    pub fn wakes_on(&self) -> Option<&Interrupt> {
+        self.shared.wake.as_ref()
     }
 
     /// The virtqueue held.

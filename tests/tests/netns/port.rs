@@ -42,6 +42,7 @@ fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Po
             rx_descriptors: 256,
             tx_descriptors: 256,
             queue_pairs: 1,
+            interrupts: false,
             data_room_bytes: 2048,
             offloads: false,
         };

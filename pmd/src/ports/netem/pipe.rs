@@ -101,6 +101,12 @@ impl Pipe {
         }
     }
 
+    /// When the next frame arrives, as far as is known; held ones when nothing has passed them by then.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let line = self.line.front().map(|(due, _)| *due);
+        self.held.iter().map(|held| held.until).chain(line).min()
+    }
+
     /// Whether a frame has arrived.
     pub(super) fn has_due(&mut self, now: Instant) -> bool {
         if !self.held.is_empty() {

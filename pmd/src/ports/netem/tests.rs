@@ -31,6 +31,7 @@ fn through(options: &str, count: u32) -> Outcome {
         rx_descriptors: 256,
         tx_descriptors: 256,
         queue_pairs: 1,
+        interrupts: false,
         data_room_bytes: 2048,
         offloads: false,
     };

@@ -32,6 +32,7 @@ impl Bed {
             tx_descriptors: 256,
             queue_pairs: 1,
             offloads: true,
+            interrupts: false,
             data_room_bytes: 2048,
         };
         open(text, &config)

@@ -4,7 +4,7 @@
 //! headroom is a clone's, or whose segments are many, is sent like any other.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use super::Shared;
 use super::sys::{self, MAX_PIECES};
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, Offloads, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Arm, Burst, Offloads, PortInfo, QueueCounters, QueueFault, QueuePair};
 use crate::virtio::header::{self, HeaderBytes};
 use crate::virtio::spec::net::HEADER_BYTES;
 
@@ -250,5 +250,18 @@ impl QueuePair for TapQueue {
 
     fn fault(&self) -> Option<QueueFault> {
         self.fault
+    }
+
+    /// The file descriptor is readable while a frame waits, so there is nothing to ask for and no frame to miss.
+    fn arm(&mut self) -> Arm {
+        // An interface that is back has to be found by a turn.
+        if self.fault.is_some() && !self.is_still() { Arm::Ready } else { Arm::Armed }
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        // Without an interface it is broken, and would end each sleep at once.
+        if self.fault.is_none() {
+            visit(self.file.as_fd());
+        }
     }
 }

@@ -96,6 +96,7 @@ impl Victim {
             rx_descriptors: SIZE,
             tx_descriptors: SIZE,
             queue_pairs: 1,
+            interrupts: false,
             data_room_bytes,
             offloads: false,
         };
@@ -374,6 +375,7 @@ fn device_without_version_1_is_refused_by_name() {
         rx_descriptors: 8,
         tx_descriptors: 8,
         queue_pairs: 1,
+        interrupts: false,
         data_room_bytes: 2048,
         offloads: false,
     };

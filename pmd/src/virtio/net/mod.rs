@@ -13,6 +13,7 @@ mod rx;
 mod settings;
 mod tx;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::ctrl::queue::ControlQueue;
@@ -22,9 +23,11 @@ use super::packed::driver::PackedDriver;
 use super::ring::{DriverRing, QueueMemory};
 use super::spec::{feature, net};
 use super::split::driver::SplitDriver;
-use super::transport::{Transport, TransportError};
+use super::transport::{Interrupt, Transport, TransportError};
 use crate::mem::HomePool;
-use crate::port::{Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{
+    Arm, Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair,
+};
 use rx::Receiver;
 use settings::{QueuePairs, Settings};
 use tx::Transmitter;
@@ -134,7 +137,9 @@ impl NetPort {
         let mut made: Vec<Box<dyn QueuePair>> = Vec::new();
         while let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) {
             (info.rx_descriptors, info.tx_descriptors) = (receive.size(), transmit.size());
+            let pair = u16::try_from(made.len()).unwrap_or(u16::MAX);
             made.push(Box::new(NetQueuePair {
+                interrupt: device.transport().interrupt(net::receive_queue(pair)),
                 rx: Receiver::new(receive, mergeable, info.offloads),
                 tx: Transmitter::new(transmit, config.region, info.offloads)?,
                 device: Arc::clone(device),
@@ -211,6 +216,8 @@ impl Port for NetPort {
 struct NetQueuePair<R: DriverRing> {
     rx: Receiver<R>,
     tx: Transmitter<R>,
+    /// What tells of the next frame; `None` where nothing does.
+    interrupt: Option<Interrupt>,
     device: Arc<Device>,
 }
 
@@ -252,6 +259,23 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
 
     fn fault(&self) -> Option<QueueFault> {
         self.rx.fault().or(self.tx.fault())
+    }
+
+    /// Of the transmit queue nothing is asked: who waits for room in it does not sleep.
+    fn arm(&mut self) -> Arm {
+        match &self.interrupt {
+            None => Arm::CannotWait,
+            Some(_) => self.rx.arm(),
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.rx.disarm();
+        self.interrupt.iter().for_each(Interrupt::drain);
+    }
+
+    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.interrupt.iter().for_each(|interrupt| visit(interrupt.as_fd()));
     }
 }
 

@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
+use crate::port::{Arm, Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::header::{self, HeaderBytes};
 use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
@@ -42,6 +42,19 @@ impl<R: DriverRing> Receiver<R> {
 
     pub(super) fn abandon(&mut self) {
         self.queue.abandon();
+    }
+
+    /// Asks for a notification of the next frame, and looks whether it is there. With no buffer posted none can come
+    /// before there are mbufs again, of which nobody tells.
+    pub(super) fn arm(&mut self) -> Arm {
+        if self.queue.fault().is_some() {
+            return Arm::Armed;
+        }
+        if self.queue.arm() && self.queue.outstanding() > 0 { Arm::Armed } else { Arm::Ready }
+    }
+
+    pub(super) fn disarm(&mut self) {
+        self.queue.disarm();
     }
 
     /// Appends received frames to `burst`: at most `budget`, at most what it has room for.

@@ -24,6 +24,7 @@ fn linked(options: &str, descriptors: u16, pool: PoolConfig) -> Linked {
         rx_descriptors: descriptors,
         tx_descriptors: descriptors,
         queue_pairs: 1,
+        interrupts: false,
         data_room_bytes: pool.data_room_bytes as usize,
         offloads: false,
     };

@@ -38,7 +38,6 @@ impl Piece {
 ///
 /// No call blocks or allocates; each is bounded by the queue's size. The device is believed nothing: a lie stops the
 /// queue with a named [`QueueFault`], and only a new queue goes on.
-#[allow(dead_code)] // `arm` and `disarm`, until the port can wait
 pub(crate) trait DriverRing: Send + Sized + 'static {
     /// A queue over fresh memory, as the negotiated `features` want it, to be finished before the device is told of
     /// it. It asks for no used buffer notifications: we poll.

@@ -58,7 +58,7 @@ impl<R: TestRing> Bed<R> {
         let mut driver = R::start(&memory, &region, features, start);
         let device = Played::of(&memory, start, event_idx);
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
-        driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap()));
+        driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap().into()));
         Self { driver, device, pool: Pool::new(&region, pool).unwrap().adopt().unwrap(), event }
     }
 

@@ -140,10 +140,9 @@ impl QueuePair for ServerQueuePair {
         self.rx.served.fault().or(self.tx.served.fault())
     }
 
-    /// Waits for frames of the driver; for room in its receive queue nobody is told.
+    /// Waits for frames of the driver, and for its comings and goings: room in its receive queue is not worth a wake-up.
     fn arm(&mut self) -> Arm {
-        self.tx.served.attend();
-        self.rx.served.arm()
+        self.rx.served.arm(true).and(self.tx.served.arm(false))
     }
 
     fn disarm(&mut self) {
@@ -151,9 +150,8 @@ impl QueuePair for ServerQueuePair {
     }
 
     fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        if let Some(kick) = self.rx.served.kick() {
-            visit(kick);
-        }
+        self.rx.served.wait_fds(visit);
+        self.tx.served.wait_fds(visit);
     }
 }
 

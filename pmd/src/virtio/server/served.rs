@@ -1,7 +1,7 @@
 //! The virtqueue that is served at the moment: which layout it has is decided when the driver's comes, and asked once a
 //! burst.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::port::{Arm, QueueFault};
 use crate::virtio::attach::{Follower, Position, Ring};
@@ -82,19 +82,23 @@ impl Served {
         self.queue.as_mut().map(|queue| (queue, mergeable))
     }
 
-    /// Asks the driver for a notification of its next chain. Nobody will tell where it does not notify, where there is
-    /// no driver, and where one has broken its queue.
-    pub(super) fn arm(&mut self) -> Arm {
-        let notifies = self.kick().is_some();
-        match self.attend() {
-            Some(queue) if notifies && queue.fault().is_none() => {
-                if with_ring!(queue, ring => ring.arm()) {
-                    Arm::Armed
-                } else {
-                    Arm::Ready
-                }
-            }
-            _ => Arm::CannotWait,
+    /// Prepares for a sleep that ends when the driver sets the queue up anew or, if `chains` are waited for, makes one
+    /// available: for this it is asked for a notification. Nobody will tell where it has none to give.
+    pub(super) fn arm(&mut self, chains: bool) -> Arm {
+        if self.follower.changed() {
+            return Arm::Ready;
+        }
+        if self.follower.wakes_on().is_none() {
+            return Arm::CannotWait;
+        }
+        let notifies = self.follower.ring().is_some_and(|ring| ring.kick_fd().is_some());
+        match &mut self.queue {
+            Some(queue) if chains && queue.fault().is_none() => match with_ring!(queue, ring => ring.arm()) {
+                false => Arm::Ready,
+                true if notifies => Arm::Armed,
+                true => Arm::CannotWait,
+            },
+            _ => Arm::Armed,
         }
     }
 
@@ -108,9 +112,11 @@ impl Served {
         }
     }
 
-    /// What becomes readable when the driver notifies us.
-    pub(super) fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.follower.ring()?.kick_fd()
+    /// What becomes readable when the driver changes something, and when it notifies us.
+    pub(super) fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        let change = self.follower.wakes_on().map(AsFd::as_fd);
+        let kick = self.follower.ring().and_then(Ring::kick_fd);
+        change.into_iter().chain(kick).for_each(visit);
     }
 
     #[cold]

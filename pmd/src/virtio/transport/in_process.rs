@@ -9,10 +9,13 @@
 //! Either end may be opened first. Links live in a [`Hub`], by name; there is no global one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Notifier, RingLayout, Transport, TransportError};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Interrupt, Notifier, RingLayout, Transport, TransportError};
 use crate::mem::Region;
 use crate::port::Link;
 use crate::virtio::attach::{Follower, GuestMemory, Publisher, Ring, Withdrawal, hand_over};
@@ -49,14 +52,21 @@ impl Hub {
     }
 
     /// End `a`: a driver's transport whose device may use `region`.
-    pub(crate) fn drive(&self, name: &str, region: &Arc<Region>) -> Result<InProcess, EndTaken> {
+    /// Its queues can wait for the other end if `interrupts`; without, nobody has to look whether they do.
+    pub(crate) fn drive(
+        &self,
+        name: &str,
+        region: &Arc<Region>,
+        interrupts: bool,
+    ) -> Result<InProcess, EndTaken> {
         let shared = self.link(name);
         let mut state = shared.lock();
         if std::mem::replace(&mut state.driven, true) {
             return Err(EndTaken { link: name.to_owned(), end: 'a' });
         }
         drop(state);
-        Ok(InProcess { shared, memory: Arc::new(GuestMemory::of_region(region)) })
+        let (memory, calls) = (Arc::new(GuestMemory::of_region(region)), Mutex::default());
+        Ok(InProcess { shared, memory, interrupts, calls })
     }
 
     /// End `b`: the device, and its queues in order.
@@ -86,10 +96,20 @@ struct State {
     served: bool,
     status: u8,
     features: u64,
-    /// The queues the driver has set up, by number.
-    rings: Vec<(u16, RingLayout, Arc<GuestMemory>)>,
+    /// The queues the driver has set up.
+    rings: Vec<Enabled>,
     /// One for each queue while the device end is open.
     publishers: Vec<Publisher>,
+}
+
+/// A queue that the driver has set up.
+#[derive(Debug)]
+struct Enabled {
+    queue: u16,
+    layout: RingLayout,
+    memory: Arc<GuestMemory>,
+    kick: Arc<EventFd>,
+    call: Option<Arc<EventFd>>,
 }
 
 impl Shared {
@@ -108,10 +128,11 @@ impl State {
         if !self.is_up() {
             return;
         }
-        for (queue, layout, memory) in self.rings.drain(..) {
+        for Enabled { queue, layout, memory, kick, call } in self.rings.drain(..) {
             match Ring::new(queue, &layout, memory) {
                 Ok(mut ring) => {
                     ring.features = self.features;
+                    (ring.kick, ring.call) = (Some(kick), call);
                     self.publishers[usize::from(queue)].publish(ring);
                 }
                 Err(error) => log::warn!("loop: {error}"),
@@ -136,6 +157,28 @@ impl State {
 pub(crate) struct InProcess {
     shared: Arc<Shared>,
     memory: Arc<GuestMemory>,
+    /// Whether receive queues are to have one of the following.
+    interrupts: bool,
+    /// Of the queues that were enabled.
+    calls: Mutex<HashMap<u16, Interrupt>>,
+}
+
+impl InProcess {
+    fn call(&self, queue: u16) -> Result<Option<Interrupt>, TransportError> {
+        // Nobody waits for what was sent to be used.
+        if !self.interrupts || !queue.is_multiple_of(2) {
+            return Ok(None);
+        }
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(match calls.entry(queue) {
+            Entry::Occupied(call) => call.get().clone(),
+            Entry::Vacant(place) => place.insert(new_interrupt()?).clone(),
+        }))
+    }
+}
+
+fn new_interrupt() -> Result<Interrupt, TransportError> {
+    Interrupt::new().map_err(|source| TransportError::Io { what: "make an eventfd", source })
 }
 
 impl Transport for InProcess {
@@ -187,8 +230,16 @@ impl Transport for InProcess {
         if queue >= QUEUES {
             return Err(TransportError::Queue { queue, size: layout.size, max: 0 });
         }
-        self.shared.lock().rings.push((queue, *layout, Arc::clone(&self.memory)));
-        Ok(Notifier::Polled)
+        let (kick, call) = (new_interrupt()?, self.call(queue)?);
+        let notifier = Notifier::EventFd(Arc::clone(kick.event()));
+        let (layout, memory) = (*layout, Arc::clone(&self.memory));
+        let (kick, call) = (Arc::clone(kick.event()), call.map(|call| Arc::clone(call.event())));
+        self.shared.lock().rings.push(Enabled { queue, layout, memory, kick, call });
+        Ok(notifier)
+    }
+
+    fn interrupt(&self, queue: u16) -> Option<Interrupt> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
     }
 }
 

@@ -18,7 +18,7 @@ pub mod vhost_user_server;
 use thiserror::Error;
 
 use crate::mem::Iova;
-pub use notifier::{MmioNotify, Notifier};
+pub use notifier::{Interrupt, MmioNotify, Notifier};
 
 /// Where a virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7, §2.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,17 @@ pub trait Transport: Send + Sync {
 
     /// Tells the device where virtqueue `queue` lies and enables it.
     fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError>;
+
+    /// What the device signals when it has used a buffer of `queue`, where the driver asked for that: of a queue that was
+    /// enabled, the same as long as the transport lives. `None`: the queue has to be polled. virtio 1.2 §2.7.7, §2.8.10.
+    fn interrupt(&self, _queue: u16) -> Option<Interrupt> {
+        None
+    }
+
+    /// What the device signals when its configuration changed (link, MTU). virtio 1.2 §2.5, §4.1.4.5.4.
+    fn config_interrupt(&self) -> Option<Interrupt> {
+        None
+    }
 }
 
 /// A request that a transport could not carry out.

@@ -1,10 +1,12 @@
-//! How a driver tells its device that there is something in a virtqueue.
+//! How a driver tells its device that there is something in a virtqueue, and how either side hears of it.
 
 use std::any::Any;
 use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// The available buffer notification of one virtqueue. Source: virtio 1.2 §2.7.13.4, §4.1.5.2.
 #[derive(Debug)]
@@ -14,7 +16,7 @@ pub enum Notifier {
     /// A write to the device's notification register.
     Mmio(MmioNotify),
     /// A write to an eventfd that the other side waits on ("kick").
-    EventFd(EventFd),
+    EventFd(Arc<EventFd>),
 }
 
 impl Notifier {
@@ -27,6 +29,53 @@ impl Notifier {
             // A full counter (EAGAIN) means the other side has a notification waiting already.
             Notifier::EventFd(event) => drop(event.write(1)),
         }
+    }
+}
+
+/// What one side of a virtqueue sleeps on, and the other side (or the kernel, for a device of its own) signals: a
+/// driver's interrupt, a device's kick. One core waits for it, and drains it.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<EventFd>);
+
+impl Interrupt {
+    /// A new one.
+    ///
+    /// # Errors
+    /// errno of `eventfd(2)`.
+    pub fn new() -> io::Result<Self> {
+        // Never blocks who signals it, nor us.
+        EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(|event| Self(Arc::new(event)))
+    }
+
+    /// To be given to the side that signals.
+    #[must_use]
+    pub fn event(&self) -> &Arc<EventFd> {
+        &self.0
+    }
+
+    /// Forgets the signals until now. One system call. Does not block, unless another process that shares the eventfd
+    /// made it blocking and drained it in this very moment.
+    pub fn drain(&self) {
+        drop(self.0.read());
+    }
+
+    /// Signals it. One system call.
+    pub fn signal(&self) {
+        // A counter that is full has been signalled already.
+        drop(self.0.write(1));
+    }
+}
+
+impl From<Arc<EventFd>> for Interrupt {
+    fn from(event: Arc<EventFd>) -> Self {
+        Self(event)
+    }
+}
+
+impl AsFd for Interrupt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is the event's, which the borrow keeps open.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
 

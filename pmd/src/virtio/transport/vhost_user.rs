@@ -16,6 +16,7 @@
 
 mod connect;
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -26,10 +27,9 @@ use std::time::Duration;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
 use vhost::vhost_user::{Error as WireError, Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::poll::poll;
-use super::{Notifier, RingLayout, Transport, TransportError};
+use super::{Interrupt, Notifier, RingLayout, Transport, TransportError};
 use crate::mem::Region;
 use crate::virtio::spec::{feature, net, split};
 pub use connect::VhostUserError;
@@ -94,6 +94,8 @@ pub struct VhostUserConfig {
 struct State {
     status: u8,
     enabled: Vec<u16>,
+    /// What the backend signals, of each queue that was ever enabled.
+    calls: HashMap<u16, Interrupt>,
     /// It was we who closed the connection, because an answer did not come.
     gave_up: bool,
 }
@@ -376,12 +378,12 @@ impl Transport for VhostUser {
     fn enable_queue(&self, queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError> {
         self.check_queue(queue, layout.size)?;
         let index = usize::from(queue);
-        let event = || {
-            // Never blocks the backend, which writes to one of them, nor us.
-            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
-                .map_err(|source| TransportError::Io { what: "make an eventfd", source })
-        };
-        let (call, kick) = (event()?, event()?);
+        let event =
+            || Interrupt::new().map_err(|source| TransportError::Io { what: "make an eventfd", source });
+        let kick = event()?;
+        let known = self.state().calls.get(&queue).cloned();
+        let call = known.map_or_else(event, Ok)?;
+        self.state().calls.insert(queue, call.clone());
         let addresses = VringConfigData {
             queue_max_size: layout.size,
             queue_size: layout.size,
@@ -396,12 +398,16 @@ impl Transport for VhostUser {
         self.ask("take a virtqueue's size", |frontend| frontend.set_vring_num(index, layout.size))?;
         self.set_vring_base(queue, layout.packed)?;
         self.ask("take a virtqueue's addresses", |frontend| frontend.set_vring_addr(index, &addresses))?;
-        self.ask("take a virtqueue's call eventfd", |frontend| frontend.set_vring_call(index, &call))?;
-        self.ask("start a virtqueue", |frontend| frontend.set_vring_kick(index, &kick))?;
+        self.ask("take a virtqueue's call eventfd", |frontend| frontend.set_vring_call(index, call.event()))?;
+        self.ask("start a virtqueue", |frontend| frontend.set_vring_kick(index, kick.event()))?;
         if self.offered & feature::VHOST_USER_PROTOCOL != 0 {
             self.ask("enable a virtqueue", |frontend| frontend.set_vring_enable(index, true))?;
         }
-        Ok(Notifier::EventFd(kick))
+        Ok(Notifier::EventFd(Arc::clone(kick.event())))
+    }
+
+    fn interrupt(&self, queue: u16) -> Option<Interrupt> {
+        self.state().calls.get(&queue).cloned()
     }
 }
 
