@@ -261,7 +261,6 @@ impl Lcore {
             || winding_down.load(Ordering::Relaxed) != self.winding_down
             || self.outbox.is_wanted()
             || self.news.is_there()
-            || self.news.is_there()
     }
 
     /// Sleeps on ports and bell, until `due` at the latest. `None` if there was no time for it.
