@@ -343,6 +343,18 @@ fn merged_frame_whose_buffers_never_come_waits_without_spinning() {
 }
 
 #[test]
+fn merged_frame_of_more_buffers_than_the_budget() {
+    for format in FORMATS {
+        let mut victim = Victim::new(format | feature::MRG_RXBUF);
+        victim.write_num_buffers(0, 3);
+        victim.give_back(0, &[(0, 256), (1, 256), (2, 10)]);
+        let mut burst = Burst::new();
+        assert_eq!(victim.pair.rx_burst(&victim.pool, &mut burst, 1), 1);
+        assert_eq!(burst[0].pkt_len(), 256 - 12 + 256 + 10);
+    }
+}
+
+#[test]
 fn merged_frame_in_one_batch() {
     for format in IN_ORDER {
         let mut victim = Victim::new(format | feature::MRG_RXBUF);

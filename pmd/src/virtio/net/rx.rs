@@ -62,11 +62,12 @@ impl<R: DriverRing> Receiver<R> {
         let budget = budget.min(burst.remaining_capacity());
         let before = burst.len();
         // A fault stops the queue; what came before the lie is good.
-        match self.queue.ready(budget) {
-            Ok(0) | Err(_) => return 0,
-            Ok(ready) if self.mergeable => self.receive_merged(burst, budget, ready),
-            Ok(ready) if self.offloads.rx_checksum => self.receive_single::<true>(burst, budget, ready),
-            Ok(ready) => self.receive_single::<false>(burst, budget, ready),
+        if self.mergeable {
+            self.receive_merged(burst, budget);
+        } else if self.offloads.rx_checksum {
+            self.receive_single::<true>(burst, budget);
+        } else {
+            self.receive_single::<false>(burst, budget);
         }
         let received = burst.len() - before;
         self.counters.rx_packets += received as u64;
@@ -76,8 +77,11 @@ impl<R: DriverRing> Receiver<R> {
     /// One buffer a frame. Where no offload was negotiated (`READ` is false) nothing of the header is of use, and it is
     /// not read.
     #[inline]
-    fn receive_single<const READ: bool>(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
-        for _ in 0..budget.min(usize::from(ready)) {
+    fn receive_single<const READ: bool>(&mut self, burst: &mut Burst, budget: usize) {
+        for _ in 0..budget {
+            if !self.queue.has_next() {
+                return;
+            }
             self.prefetch();
             let Some((mut mbuf, len)) = self.queue.complete() else { return };
             let header = if READ { mbuf.read_room(0) } else { None };
@@ -94,7 +98,9 @@ impl<R: DriverRing> Receiver<R> {
     }
 
     /// The header of the first buffer says how many buffers the frame spans. virtio 1.2 §5.1.6.4.
-    fn receive_merged(&mut self, burst: &mut Burst, budget: usize, ready: u16) {
+    fn receive_merged(&mut self, burst: &mut Burst, budget: usize) {
+        // All of them: any number may belong to one frame.
+        let Ok(ready) = self.queue.ready(usize::MAX) else { return };
         let mut left = ready;
         for _ in 0..budget {
             if left == 0 {
@@ -169,7 +175,7 @@ impl<R: DriverRing> Receiver<R> {
 
     #[inline]
     fn prefetch(&self) {
-        if let Some(mbuf) = self.queue.peek(PREFETCH_AHEAD) {
+        if let Some(mbuf) = self.queue.guess(PREFETCH_AHEAD) {
             mbuf.prefetch_data();
         }
     }
@@ -177,7 +183,7 @@ impl<R: DriverRing> Receiver<R> {
     /// The next used buffer's header, read once.
     #[inline]
     fn peek_header(&self) -> Option<HeaderBytes> {
-        self.queue.peek(0)?.read_room(0)
+        self.queue.peek()?.read_room(0)
     }
 
     /// A buffer with no data in it is an error of the device's, and counted; one with more in it than fits is a lie,

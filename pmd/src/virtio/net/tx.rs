@@ -56,13 +56,8 @@ impl<R: DriverRing> Transmitter<R> {
     /// (drivers that checked it had to stop) and is ignored.
     #[inline]
     pub(super) fn reclaim(&mut self) {
-        // An error has stopped the queue; `fault` tells.
-        let Ok(ready) = self.queue.ready(usize::MAX) else { return };
-        for _ in 0..ready {
-            if self.queue.complete().is_none() {
-                return;
-            }
-        }
+        // A lie stops the queue; `fault` tells.
+        while self.queue.has_next() && self.queue.complete().is_some() {}
     }
 
     /// Sends from the front of `burst` until the queue is full.
@@ -75,18 +70,16 @@ impl<R: DriverRing> Transmitter<R> {
         if self.queue.fault().is_some() {
             return 0;
         }
-        let mut unsent = Burst::new();
-        for frame in burst.drain(..) {
-            if !unsent.is_empty() {
-                unsent.push(frame);
-            } else if let Err(frame) = self.post(frame) {
-                unsent.push(frame);
+        let mut frames = std::mem::take(burst).into_iter();
+        for frame in frames.by_ref() {
+            if let Err(frame) = self.post(frame) {
+                burst.push(frame);
+                break;
             }
         }
+        burst.extend(frames);
         self.counters.notifications += u64::from(self.queue.publish());
-        let sent = count - unsent.len();
-        burst.extend(unsent);
-        sent
+        count - burst.len()
     }
 
     /// Posts one frame, or gives it back if there is no room for it now.

@@ -18,6 +18,9 @@ use crate::virtio::spec::feature;
 use crate::virtio::spec::packed::{DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};
 use crate::virtio::transport::Notifier;
 
+/// No buffer's id: a queue has at most 32,768.
+const NO_BATCH: u16 = u16::MAX;
+
 /// One packed virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
 pub(crate) struct PackedDriver<const IN_ORDER: bool> {
     areas: Areas,
@@ -28,6 +31,9 @@ pub(crate) struct PackedDriver<const IN_ORDER: bool> {
     /// Free buffer ids: `ids[..ids_left]`. Unused with `IN_ORDER`.
     ids: Box<[u16]>,
     ids_left: u16,
+    /// Which id was posted where: a guess at what a device that works in order will give back there. Unused with
+    /// `IN_ORDER`.
+    order: Box<[u16]>,
     /// Free descriptors.
     free: u16,
     /// Chains, of several descriptors, that are with the device.
@@ -46,8 +52,10 @@ pub(crate) struct PackedDriver<const IN_ORDER: bool> {
     /// Used buffers found from there on, and where to look further.
     seen: u16,
     look: Cursor,
-    /// With `IN_ORDER`, the last buffer of the batch that is being taken back, and the bytes written to it.
-    batch: Option<(u16, u32)>,
+    /// With `IN_ORDER`, the last buffer of the batch that is being taken back ([`NO_BATCH`] if there is none), and the
+    /// bytes written to it.
+    batch: u16,
+    batch_len: u32,
     event_idx: bool,
     notifier: Notifier,
     fault: Option<QueueFault>,
@@ -79,6 +87,7 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
             spans: (0..size).map(|_| 1).collect(),
             ids: (0..size).rev().collect(),
             ids_left: size,
+            order: (0..size).collect(),
             free: size,
             chains: 0,
             posted: 0,
@@ -90,7 +99,8 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
             next_used: start,
             seen: 0,
             look: start,
-            batch: None,
+            batch: NO_BATCH,
+            batch_len: 0,
             event_idx: features & feature::EVENT_IDX != 0,
             notifier: Notifier::Polled,
             fault: None,
@@ -139,7 +149,15 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
         } else {
             self.areas.write_tail(here, tail);
         }
-        self.next_available = self.areas.advance(here, 1);
+        self.next_available = self.areas.next(here);
+    }
+
+    /// Frees the descriptors of the buffer `id`, while some have several.
+    fn step_over(&mut self, id: u16) {
+        let span = std::mem::replace(&mut self.spans[usize::from(id)], 1);
+        self.chains -= u16::from(span > 1);
+        self.free += span;
+        self.next_used = self.areas.advance(self.next_used, span);
     }
 
     /// How many descriptors the buffer `id`, which is with the device, has.
@@ -149,23 +167,18 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
     }
 
     /// Looks at one used descriptor, at `look`: how many buffers it speaks for. 0 when there is none.
-    #[inline]
     fn look_further(&mut self) -> Result<u16, QueueFault> {
         let tail = self.areas.read_tail(self.look);
         if !self.look.is_used(tail.flags) {
             return Ok(0);
         }
-        if !IN_ORDER {
-            // An id that is out of range is for `complete` to name.
-            let span = if usize::from(tail.id) < self.slots.len() { self.span(tail.id) } else { 1 };
-            self.look = self.areas.advance(self.look, span);
-            return Ok(1);
+        if IN_ORDER && tail.id != self.look.position() {
+            return self.look_at_batch(tail.id);
         }
-        if tail.id == self.look.position() {
-            self.look = self.areas.advance(self.look, self.span(tail.id));
-            return Ok(1);
-        }
-        self.look_at_batch(tail.id)
+        // An id that is out of range is for `complete` to name.
+        let span = if usize::from(tail.id) < self.slots.len() { self.span(tail.id) } else { 1 };
+        self.look = self.areas.advance(self.look, span);
+        Ok(1)
     }
 
     /// Counts the buffers from `look` up to the one called `last`.
@@ -188,23 +201,20 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
         }))
     }
 
-    /// Which buffer is next, and how many bytes were written to it (`None` for all of it). A fault when the device has
-    /// changed its mind since it was looked at.
-    #[inline]
-    fn next_of_batch(&mut self) -> Result<(u16, Option<u32>), QueueFault> {
-        let id = self.next_used.position();
-        let (last, len) = self.batch.take().unwrap_or_else(|| {
-            let Tail { len, id, .. } = self.areas.read_tail(self.next_used);
-            (id, len)
-        });
-        if last == id {
-            return Ok((id, Some(len)));
+    /// The bytes written to the buffer `id`, which is next (`None` for all of it), when its place says that it belongs
+    /// to a batch or one is under way. A fault when the device has changed its mind since it was looked at.
+    fn next_of_batch(&mut self, id: u16, tail: Tail) -> Result<Option<u32>, QueueFault> {
+        if self.batch == NO_BATCH {
+            (self.batch, self.batch_len) = (tail.id, tail.len);
+        }
+        if self.batch == id {
+            self.batch = NO_BATCH;
+            return Ok(Some(self.batch_len));
         }
         if self.seen <= 1 {
-            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: u32::from(last) }));
+            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: u32::from(self.batch) }));
         }
-        self.batch = Some((last, len));
-        Ok((id, None))
+        Ok(None)
     }
 }
 
@@ -245,6 +255,9 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
     fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
         let id = self.take_id();
         self.fill(id, mbuf);
+        if !IN_ORDER {
+            self.order[usize::from(self.next_available.position())] = id;
+        }
         let flags = if writable { DESC_F_WRITE } else { 0 };
         self.put(id, piece, flags, self.posted == self.published);
         self.free -= 1;
@@ -291,6 +304,29 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
     }
 
     #[inline]
+    fn has_next(&mut self) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        if self.seen > 0 {
+            return true;
+        }
+        if self.completed == self.published {
+            return false;
+        }
+        let tail = self.areas.read_tail(self.next_used);
+        if !self.next_used.is_used(tail.flags) {
+            return false;
+        }
+        if IN_ORDER && tail.id != self.next_used.position() {
+            self.look = self.next_used;
+            self.seen = self.look_at_batch(tail.id).unwrap_or(0);
+            return self.seen > 0;
+        }
+        true
+    }
+
+    #[inline]
     fn ready(&mut self, most: usize) -> Result<u16, QueueFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -313,20 +349,30 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
     }
 
     #[inline]
-    fn peek(&self, ahead: u16) -> Option<&Mbuf> {
-        // Past a chain, and for a device that works in no order, a guess: only the next buffer has to be right.
-        let at = self.areas.advance(self.next_used, ahead.min(self.size()));
-        let id = if IN_ORDER { at.position() } else { self.areas.read_tail(at).id };
+    fn peek(&self) -> Option<&Mbuf> {
+        let id = if IN_ORDER { self.next_used.position() } else { self.areas.read_tail(self.next_used).id };
         self.slots.get(usize::from(id))?.as_ref()
     }
 
     #[inline]
+    fn guess(&self, ahead: u16) -> Option<&Mbuf> {
+        let place = usize::from(self.areas.advance(self.next_used, ahead.min(self.size())).position());
+        let id = if IN_ORDER { place } else { usize::from(*self.order.get(place)?) };
+        self.slots.get(id)?.as_ref()
+    }
+
+    #[inline]
     fn complete(&mut self) -> Option<(Mbuf, u32)> {
+        let tail = self.areas.read_tail(self.next_used);
         let (id, len) = if IN_ORDER {
-            self.next_of_batch().ok()?
+            let id = self.next_used.position();
+            if self.batch == NO_BATCH && tail.id == id {
+                (id, Some(tail.len))
+            } else {
+                (id, self.next_of_batch(id, tail).ok()?)
+            }
         } else {
-            let Tail { len, id, .. } = self.areas.read_tail(self.next_used);
-            (id, Some(len))
+            (tail.id, Some(tail.len))
         };
         let Some(slot) = self.slots.get_mut(usize::from(id)) else {
             let (id, size) = (u32::from(id), self.size());
@@ -337,14 +383,13 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
             self.set_fault(QueueFault::UsedIdNotOutstanding { id: u32::from(id) });
             return None;
         };
-        let span = self.span(id);
-        if span > 1 {
-            self.chains -= 1;
-            self.spans[usize::from(id)] = 1;
-        }
         self.put_id(id);
-        self.free += span;
-        self.next_used = self.areas.advance(self.next_used, span);
+        if self.chains == 0 {
+            self.free += 1;
+            self.next_used = self.areas.next(self.next_used);
+        } else {
+            self.step_over(id);
+        }
         self.completed = self.completed.wrapping_add(1);
         self.seen = self.seen.saturating_sub(1);
         let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
@@ -362,7 +407,7 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
         //           silent while we go to sleep. Partner: the device's full barrier between writing the flags and
         //           reading the driver's event suppression. virtio 1.2 §2.8.22.
         fence(Ordering::SeqCst);
-        self.seen == 0 && !self.next_used.is_used(self.areas.read_tail(self.next_used).flags)
+        !self.has_next()
     }
 
     fn disarm(&mut self) {

@@ -25,8 +25,12 @@ use super::spec::packed::{DESC_F_AVAIL, DESC_F_USED, Descriptor, EVENT_WRAP};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     position: u16,
-    wrap: bool,
+    /// The flags of a used descriptor here, which say it all: both set while the wrap counter is, else neither.
+    used: u16,
 }
+
+/// What a lap changes.
+const BOTH: u16 = DESC_F_AVAIL | DESC_F_USED;
 
 impl Cursor {
     #[inline]
@@ -37,31 +41,32 @@ impl Cursor {
     /// As in an event suppression structure, and in vhost-user's bases: position, and the wrap counter in bit 15.
     #[inline]
     pub(crate) fn off_wrap(self) -> u16 {
-        self.position | if self.wrap { EVENT_WRAP } else { 0 }
+        const { assert!(DESC_F_USED == EVENT_WRAP) };
+        self.position | self.used & EVENT_WRAP
     }
 
     /// The two flags of a descriptor that is made available here. virtio 1.2 §2.8.1.
     #[inline]
     pub(crate) fn available_flags(self) -> u16 {
-        if self.wrap { DESC_F_AVAIL } else { DESC_F_USED }
+        self.used ^ DESC_F_USED
     }
 
     /// The two flags of a descriptor that is used here.
     #[inline]
     pub(crate) fn used_flags(self) -> u16 {
-        if self.wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 }
+        self.used
     }
 
     /// Whether a descriptor here with these flags waits for the device.
     #[inline]
     pub(crate) fn is_available(self, flags: u16) -> bool {
-        flags & (DESC_F_AVAIL | DESC_F_USED) == self.available_flags()
+        flags & BOTH == self.available_flags()
     }
 
     /// Whether a descriptor here with these flags has been used.
     #[inline]
     pub(crate) fn is_used(self, flags: u16) -> bool {
-        flags & (DESC_F_AVAIL | DESC_F_USED) == self.used_flags()
+        flags & BOTH == self.used
     }
 }
 
@@ -143,7 +148,7 @@ impl Areas {
     /// The cursor at `position` (less than the size) with this wrap counter; both sides start at 0 with it set.
     pub(crate) fn cursor(&self, position: u16, wrap: bool) -> Cursor {
         assert!(position < self.size, "position {position} in a ring of {}", self.size);
-        Cursor { position, wrap }
+        Cursor { position, used: if wrap { BOTH } else { 0 } }
     }
 
     /// The cursor that is written `off_wrap`, as an event suppression structure and a vhost-user base are; a position
@@ -152,23 +157,34 @@ impl Areas {
         self.cursor((off_wrap & !EVENT_WRAP) % self.size, off_wrap & EVENT_WRAP != 0)
     }
 
+    /// The place behind `cursor`.
+    #[inline]
+    pub(crate) fn next(&self, cursor: Cursor) -> Cursor {
+        let position = cursor.position + 1;
+        if position == self.size {
+            Cursor { position: 0, used: cursor.used ^ BOTH }
+        } else {
+            Cursor { position, ..cursor }
+        }
+    }
+
     /// `cursor`, `count` descriptors (at most the size) further.
     #[inline]
     pub(crate) fn advance(&self, cursor: Cursor, count: u16) -> Cursor {
         debug_assert!(count <= self.size);
-        let Cursor { position, wrap } = cursor;
-        let left = self.size - position;
-        if count < left {
-            Cursor { position: position + count, wrap }
+        // Both at most 32,768: no overflow.
+        let position = cursor.position + count;
+        if position < self.size {
+            Cursor { position, ..cursor }
         } else {
-            Cursor { position: count - left, wrap: !wrap }
+            Cursor { position: position - self.size, used: cursor.used ^ BOTH }
         }
     }
 
     /// How many descriptors lie from `start` to `end`, which are not the same: 1 to a lap.
     #[inline]
     pub(crate) fn distance(&self, start: Cursor, end: Cursor) -> u16 {
-        if start.wrap == end.wrap {
+        if start.used == end.used {
             end.position - start.position
         } else {
             self.size - start.position + end.position
@@ -276,10 +292,10 @@ impl Areas {
             EVENT_F_DISABLE => false,
             EVENT_F_DESC => {
                 let position = event.off_wrap & !EVENT_WRAP;
-                let wrap = event.off_wrap & EVENT_WRAP != 0;
+                let same_lap = event.off_wrap & EVENT_WRAP == end.used & EVENT_WRAP;
                 // How far behind `end` the place lies on the ring; a place in another lap than that has passed, or
                 // is to come. A position beyond the ring is nowhere.
-                let back = if wrap == end.wrap {
+                let back = if same_lap {
                     u32::from(end.position).checked_sub(u32::from(position))
                 } else {
                     (u32::from(end.position) + u32::from(self.size)).checked_sub(u32::from(position))

@@ -33,7 +33,7 @@ impl Piece {
 /// One virtqueue, driver side: mbufs move in when they are posted, out when the device used them.
 ///
 /// ```text
-///   post, post_chain ─► publish ─► (the device) ─► ready ─► peek, complete
+///   post, post_chain ─► publish ─► (the device) ─► has_next, ready ─► peek, complete
 /// ```
 ///
 /// No call blocks or allocates; each is bounded by the queue's size. The device is believed nothing: a lie stops the
@@ -73,20 +73,27 @@ pub(crate) trait DriverRing: Send + Sized + 'static {
     /// whether it did. One fence and at most one notification, however many buffers.
     fn publish(&mut self) -> bool;
 
-    /// How many buffers the device has used and we have not taken back: as many as there are, or at least `most`.
+    /// Whether the device has used a buffer that we have not taken back. `false` also when it lies, which
+    /// [`fault`](Self::fault) tells.
+    fn has_next(&mut self) -> bool;
+
+    /// How many such buffers there are: all of them, or at least `most`.
     ///
     /// # Errors
     /// The [`QueueFault`] that has stopped the queue, now or before.
     fn ready(&mut self, most: usize) -> Result<u16, QueueFault>;
 
-    /// The mbuf of the used buffer `ahead` of the next one, to be looked at or prefetched; `None` if the element
-    /// is a lie (which [`complete`](Self::complete) will name). Below [`ready`](Self::ready) it is the right one,
-    /// beyond it is a guess.
-    fn peek(&self, ahead: u16) -> Option<&Mbuf>;
+    /// The mbuf of the next used buffer, which is there, to be looked at; `None` if its element is a lie (which
+    /// [`complete`](Self::complete) will name).
+    fn peek(&self) -> Option<&Mbuf>;
+
+    /// The mbuf that will come back `ahead` of the next one if the device works in order, to be prefetched. Reads
+    /// nothing that the device writes, whose cache lines are better left alone until they are full.
+    fn guess(&self, ahead: u16) -> Option<&Mbuf>;
 
     /// Takes back the mbuf of the next used buffer, with the length the device states: all of it, for one that another's
     /// used element speaks for (`IN_ORDER`, virtio 1.2 §2.7.9, §2.8.9). The caller knows from
-    /// [`ready`](Self::ready) that there is one. `None` when the device named no buffer that it holds: the
+    /// [`has_next`](Self::has_next) or [`ready`](Self::ready) that there is one. `None` when the device named no buffer that it holds: the
     /// queue has stopped, and [`fault`](Self::fault) says with which lie.
     fn complete(&mut self) -> Option<(Mbuf, u32)>;
 

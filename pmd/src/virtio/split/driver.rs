@@ -62,6 +62,9 @@ impl<T> Masked<T> {
     }
 }
 
+/// No descriptor's id.
+const NO_BATCH: u32 = u32::MAX;
+
 /// One split virtqueue, driver side. Posting and completing are bounded by the queue's size and never block.
 pub(crate) struct SplitDriver<const IN_ORDER: bool> {
     areas: Areas,
@@ -81,7 +84,9 @@ pub(crate) struct SplitDriver<const IN_ORDER: bool> {
     /// The device's, when we last looked.
     used_seen: u16,
     /// With `IN_ORDER`, the last chain of the batch that is being taken back, and the bytes written to it.
-    batch: Option<(u32, u32)>,
+    /// ([`NO_BATCH`] if there is none).
+    batch: u32,
+    batch_len: u32,
     event_idx: bool,
     fault: Option<QueueFault>,
     region: Arc<Region>,
@@ -109,7 +114,8 @@ impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
             published: start,
             next_used: start,
             used_seen: start,
-            batch: None,
+            batch: NO_BATCH,
+            batch_len: 0,
             event_idx: features & feature::EVENT_IDX != 0,
             fault: None,
             notifier: Notifier::Polled,
@@ -145,28 +151,24 @@ impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
         self.next_available = self.next_available.wrapping_add(1);
     }
 
-    /// Which chain is next, and how many bytes were written to it (`None` for all of it). A fault when the batch that
-    /// the device named reaches further than its index.
-    #[inline]
-    fn next_of_batch(&mut self) -> Result<(u32, Option<u32>), QueueFault> {
-        // The oldest descriptor that is not free.
-        let id = u32::from(self.free_tail & self.free.mask);
-        let (last, len) = self.batch.take().unwrap_or_else(|| {
-            let UsedElement { id, len } = self.areas.read_used(self.next_used);
-            (id, len)
-        });
-        if last == id {
-            return Ok((id, Some(len)));
+    /// The bytes written to the chain `id`, which is next (`None` for all of it), when its element names another or a
+    /// batch is under way. A fault when the batch that the device named reaches further than its index.
+    fn next_of_batch(&mut self, id: u32, element: UsedElement) -> Result<Option<u32>, QueueFault> {
+        if self.batch == NO_BATCH {
+            (self.batch, self.batch_len) = (element.id, element.len);
         }
-        if last >= u32::from(self.size()) {
-            let size = self.size();
-            return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id: last, size }));
+        if self.batch == id {
+            self.batch = NO_BATCH;
+            return Ok(Some(self.batch_len));
+        }
+        let (id, size) = (self.batch, self.size());
+        if id >= u32::from(size) {
+            return Err(self.set_fault(QueueFault::UsedIdOutOfRange { id, size }));
         }
         if self.used_seen.wrapping_sub(self.next_used) <= 1 {
-            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id: last }));
+            return Err(self.set_fault(QueueFault::UsedIdNotOutstanding { id }));
         }
-        self.batch = Some((last, len));
-        Ok((id, None))
+        Ok(None)
     }
 
     #[cold]
@@ -259,36 +261,55 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
     }
 
     #[inline]
+    fn has_next(&mut self) -> bool {
+        self.used_seen != self.next_used && self.fault.is_none() || self.ready(1).is_ok_and(|ready| ready > 0)
+    }
+
+    #[inline]
     fn ready(&mut self, _most: usize) -> Result<u16, QueueFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        self.used_seen = self.areas.used_index();
-        let moved = self.used_seen.wrapping_sub(self.next_used);
+        let used_index = self.areas.used_index();
+        let moved = used_index.wrapping_sub(self.next_used);
         let outstanding = self.published.wrapping_sub(self.next_used);
         if moved > outstanding {
             return Err(self.set_fault(QueueFault::UsedIndexJump { moved, outstanding }));
         }
+        self.used_seen = used_index;
         Ok(moved)
     }
 
     #[inline]
-    fn peek(&self, ahead: u16) -> Option<&Mbuf> {
+    fn peek(&self) -> Option<&Mbuf> {
         let id = if IN_ORDER {
-            u32::from(self.free_tail.wrapping_add(ahead) & self.free.mask)
+            u32::from(self.free_tail & self.free.mask)
         } else {
-            self.areas.read_used(self.next_used.wrapping_add(ahead)).id
+            self.areas.read_used(self.next_used).id
         };
         self.slots.items.get(id as usize)?.mbuf.as_ref()
     }
 
     #[inline]
+    fn guess(&self, ahead: u16) -> Option<&Mbuf> {
+        let entry = usize::from(self.next_used.wrapping_add(ahead) & self.entries.mask);
+        let id = *self.entries.items.get(entry)?;
+        self.slots.items.get(usize::from(id))?.mbuf.as_ref()
+    }
+
+    #[inline]
     fn complete(&mut self) -> Option<(Mbuf, u32)> {
+        let element = self.areas.read_used(self.next_used);
         let (id, len) = if IN_ORDER {
-            self.next_of_batch().ok()?
+            // The oldest descriptor that is not free.
+            let id = u32::from(self.free_tail & self.free.mask);
+            if self.batch == NO_BATCH && element.id == id {
+                (id, Some(element.len))
+            } else {
+                (id, self.next_of_batch(id, element).ok()?)
+            }
         } else {
-            let UsedElement { id, len } = self.areas.read_used(self.next_used);
-            (id, Some(len))
+            (element.id, Some(element.len))
         };
         let Some(slot) = self.slots.items.get_mut(id as usize) else {
             let size = self.size();
@@ -320,7 +341,7 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
         //           silent while we go to sleep. Partner: the device's full barrier between publishing used.idx
         //           and reading the flag. virtio 1.2 §2.7.7.2.
         fence(Ordering::SeqCst);
-        self.areas.used_index() == self.next_used
+        !self.has_next()
     }
 
     fn disarm(&mut self) {
