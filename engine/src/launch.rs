@@ -12,6 +12,7 @@
 
 mod builder;
 mod keeper;
+mod pools;
 mod running;
 mod sockets;
 

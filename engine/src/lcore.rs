@@ -128,7 +128,7 @@ impl Lcore {
                 self.burst.clear();
             }
             busy |= program.turn(&mut cx);
-            cx.flush();
+            busy |= cx.flush();
         }
         busy
     }

@@ -18,6 +18,7 @@ pub mod latency;
 mod launch;
 mod lcore;
 mod news;
+mod offload;
 mod phy;
 mod program;
 mod queue;

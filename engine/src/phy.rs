@@ -5,13 +5,19 @@
 //!   TxToken::consume(len) ── append len bytes, the stack fills them in place ──► Cx::send ──► staged
 //! ```
 //!
+//! A port that sums and segments is told so: a packet whose [`PacketMeta`] names a segment size has only the sum of its
+//! pseudo-header, and what is longer than a segment stands for several. [`offload`] finds the places in the frame.
+//!
 //! Frames in do not come this way: the stack takes a burst's bytes as slices, so [`Device::receive`] has nothing.
 
+use std::num::{NonZeroU16, NonZeroUsize};
+
 use pmd::Mbuf;
-use pmd::port::PortInfo;
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use pmd::port::{Offloads, PortInfo};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use crate::offload::headers::offload;
 use crate::program::Cx;
 use crate::tsc::Ticks;
 
@@ -20,9 +26,27 @@ const ETHERNET_HEADER_BYTES: usize = 14;
 /// IEEE 802.1Q tag.
 const VLAN_TAG_BYTES: usize = 4;
 
-/// The longest frame that a port of this IP MTU takes: with its Ethernet header and one VLAN tag.
-pub(crate) fn max_frame_bytes(info: &PortInfo) -> usize {
-    usize::from(info.mtu) + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES
+/// The longest frame that stands for several segments: as long mbufs hold, and the longest IP packet.
+const LONGEST_FRAME_BYTES: usize = 65_535 + ETHERNET_HEADER_BYTES;
+
+/// What a port can be given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Longest frame, Ethernet header and one VLAN tag included.
+    max_frame_bytes: usize,
+    offloads: Offloads,
+}
+
+impl Reach {
+    /// What the port of this description takes.
+    pub(crate) fn of(info: &PortInfo) -> Reach {
+        let max_frame_bytes = usize::from(info.mtu) + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES;
+        Reach { max_frame_bytes, offloads: info.offloads }
+    }
+
+    fn segments(&self) -> bool {
+        self.offloads.tx_checksum && (self.offloads.tso4 || self.offloads.tso6)
+    }
 }
 
 /// One port of a program during one call of it, for frames out. Made anew for each call; no allocation.
@@ -31,8 +55,7 @@ pub(crate) struct Phy<'p, 'cx> {
     port: usize,
     /// What the frames are stamped with: when the burst that they answer was received; 0 for none.
     stamp: Ticks,
-    /// Longest frame, Ethernet header included.
-    max_frame_bytes: usize,
+    reach: Reach,
     /// Only for urgent frames, to which a port with priorities gives more room.
     urgent: bool,
     /// Frames that fit without asking the port again.
@@ -40,8 +63,8 @@ pub(crate) struct Phy<'p, 'cx> {
 }
 
 impl<'p, 'cx> Phy<'p, 'cx> {
-    pub(crate) fn new(cx: &'p mut Cx<'cx>, port: usize, max_frame_bytes: usize, stamp: Ticks) -> Self {
-        Self { cx, port, stamp, max_frame_bytes, urgent: false, credit: 0 }
+    pub(crate) fn new(cx: &'p mut Cx<'cx>, port: usize, reach: Reach, stamp: Ticks) -> Self {
+        Self { cx, port, stamp, reach, urgent: false, credit: 0 }
     }
 
     /// The same for urgent frames alone.
@@ -73,14 +96,24 @@ impl<'p, 'cx> Device for Phy<'p, 'cx> {
                 return None;
             }
         }
+        // Of long mbufs some are kept back, for what is received.
+        if self.reach.segments() && self.cx.pool.large_free() <= LONG_KEPT {
+            return None;
+        }
         let mbuf = self.cx.pool.alloc()?;
-        Some(Frame { mbuf, phy: self })
+        Some(Frame { mbuf, segment: None, phy: self })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.max_frame_bytes;
+        capabilities.max_transmission_unit = self.reach.max_frame_bytes;
+        let Offloads { tx_checksum, tso4, tso6, .. } = self.reach.offloads;
+        if tx_checksum {
+            capabilities.checksum.tcp = Checksum::Rx;
+        }
+        let longest = |does: bool| NonZeroUsize::new(LONGEST_FRAME_BYTES).filter(|_| does && tx_checksum);
+        (capabilities.segmentation.tcpv4, capabilities.segmentation.tcpv6) = (longest(tso4), longest(tso6));
         capabilities
     }
 }
@@ -88,6 +121,8 @@ impl<'p, 'cx> Device for Phy<'p, 'cx> {
 /// An mbuf for one frame, and the port that has room for it. Dropped unused, both are as before.
 pub(crate) struct Frame<'t, 'p, 'cx> {
     mbuf: Mbuf,
+    /// The size of its segments, if the port is to sum it, and to segment it should it be longer.
+    segment: Option<NonZeroU16>,
     phy: &'t mut Phy<'p, 'cx>,
 }
 
@@ -97,15 +132,32 @@ impl TxToken for Frame<'_, '_, '_> {
     where
         F: FnOnce(&mut [u8]) -> R,
     {
-        let Frame { mut mbuf, phy } = self;
+        let Frame { mut mbuf, segment, phy } = self;
+        if len > mbuf.tailroom()
+            && let Some(long) = phy.cx.pool.alloc_for(len)
+        {
+            mbuf = long;
+        }
         let Ok(bytes) = mbuf.append(len) else { return too_long(mbuf, phy, len, fill) };
         let filled = fill(bytes);
+        if let Some(segment) = segment {
+            let offload = offload(bytes, segment);
+            mbuf.set_offload(offload);
+        }
         mbuf.set_rx_ticks(phy.stamp.0);
         phy.credit -= 1;
         phy.cx.send(phy.port, mbuf);
         filled
     }
+
+    #[inline]
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size;
+    }
 }
+
+/// Long mbufs that are not used for sending: a burst's worth of frames in pieces, taken one by one.
+const LONG_KEPT: usize = 8;
 
 /// A frame longer than any mbuf of the pool, which the MTU given to the stack rules out: a token has no way to refuse,
 /// so what the stack writes goes into memory of its own, nowhere, and is counted.
@@ -138,7 +190,16 @@ mod tests {
     use pmd::HomePool;
     use pmd::port::QueuePair;
 
-    const MAX: usize = 1518;
+    const MAX: Reach = Reach { max_frame_bytes: 1518, offloads: NO_OFFLOADS };
+    const NO_OFFLOADS: Offloads = Offloads {
+        tx_checksum: false,
+        tso4: false,
+        tso6: false,
+        tso_ecn: false,
+        rx_checksum: false,
+        lro4: false,
+        lro6: false,
+    };
 
     /// Calls `body` with the context of a program that has one port, then ends the turn.
     fn turn(pool: &HomePool, lanes: &mut [Lane], body: impl FnOnce(&mut Cx<'_>)) -> CoreReport {
@@ -179,7 +240,7 @@ mod tests {
         let mut lanes = lanes(pair);
         let report = turn(&pool, &mut lanes, |cx| {
             let mut phy = Phy::new(cx, 0, MAX, Ticks(77));
-            assert_eq!(phy.capabilities().max_transmission_unit, MAX);
+            assert_eq!(phy.capabilities().max_transmission_unit, 1518);
             assert_eq!(fill(&mut phy), 200, "more than a burst, less than the pool");
         });
         let sent = std::mem::take(&mut wire.lock().unwrap().tx);

@@ -58,6 +58,14 @@ pub trait Program: Send {
     /// be sent from here.
     fn port_event(&mut self, _port: usize, _event: &PortEvent, _cx: &mut Cx<'_>) {}
 
+    /// Whether it knows what to do with [offloads](pmd::mem::Offload): frames of 64 KiB, and frames without a checksum, to
+    /// receive and to send. Its ports then agree on them with the other side where their string does not say otherwise,
+    /// its core has long mbufs beside the usual ones, and frames that a transmit queue has no room for wait instead of
+    /// being dropped.
+    fn offloads(&self) -> bool {
+        false
+    }
+
     /// Names of the latencies it records with [`Cx::record`], by slot.
     fn latencies(&self) -> &'static [&'static str] {
         &[]
@@ -82,6 +90,10 @@ pub(crate) struct Lane {
     pub stamped: bool,
     /// Other cores have a part in the port.
     pub shared: bool,
+    /// What the transmit queue has no room for waits, instead of being dropped.
+    pub patient: bool,
+    /// Since when no frame has left that waits.
+    still_since: Option<Ticks>,
     staged: Box<Burst>,
     /// Scratch of `flush`: 1 KiB that would be copied about if it were a return value.
     stamps: Box<Stamps>,
@@ -92,7 +104,16 @@ type Stamps = ArrayVec<(u64, u64), MAX_BURST>;
 
 impl Lane {
     pub(crate) fn new(queue_pair: Box<dyn QueuePair>, row: usize, stamped: bool, shared: bool) -> Self {
-        Self { queue_pair, row, stamped, shared, staged: Box::default(), stamps: Box::default() }
+        Self {
+            queue_pair,
+            row,
+            stamped,
+            shared,
+            patient: false,
+            still_since: None,
+            staged: Box::default(),
+            stamps: Box::default(),
+        }
     }
 }
 
@@ -127,7 +148,11 @@ impl Cx<'_> {
         if lane.staged.is_full() {
             flush(lane, self.tsc, self.report, self.slots.is_some());
         }
-        lane.staged.push(frame);
+        if let Err(frame) = lane.staged.try_push(frame) {
+            // Those before it wait.
+            self.report.queues[lane.row].tx_dropped += 1;
+            std::mem::drop(frame.element());
+        }
     }
 
     /// Queues a whole burst, as [`send`](Self::send) does one frame, and leaves it empty.
@@ -140,7 +165,10 @@ impl Cx<'_> {
         if lane.staged.remaining_capacity() < burst.len() {
             flush(lane, self.tsc, self.report, self.slots.is_some());
         }
-        lane.staged.extend(burst.drain(..));
+        let fits = lane.staged.remaining_capacity().min(burst.len());
+        lane.staged.extend(burst.drain(..fits));
+        self.report.queues[lane.row].tx_dropped += burst.len() as u64;
+        burst.clear();
     }
 
     /// How many single-segment frames `port` can still take in this turn without dropping any.
@@ -178,32 +206,55 @@ impl Cx<'_> {
         drop(frame);
     }
 
-    /// Sends what is staged on all ports.
+    /// Sends what is staged on all ports. Returns whether some of it has to wait.
     #[inline]
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) -> bool {
+        let mut waits = false;
         for lane in &mut *self.lanes {
             if !lane.staged.is_empty() {
                 flush(lane, self.tsc, self.report, self.slots.is_some());
+                waits |= !lane.staged.is_empty();
             }
         }
+        waits
     }
 }
 
-/// One `tx_burst`, one notification at most; what does not fit is dropped and counted.
+/// How long frames wait for a transmit queue in which nothing moves: its other side is gone, or as good as gone.
+const PATIENCE_NS: u64 = 100_000_000;
+
+/// One `tx_burst`, one notification at most; what does not fit is dropped and counted, or waits.
 #[inline]
 fn flush(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, recording: bool) {
     if recording {
         note_stamps(&lane.staged, &mut lane.stamps);
     }
-    lane.queue_pair.tx_burst(&mut lane.staged);
-    report.queues[lane.row].tx_dropped += lane.staged.len() as u64;
-    lane.staged.clear();
+    let sent = lane.queue_pair.tx_burst(&mut lane.staged);
+    if !lane.staged.is_empty() {
+        left_over(lane, tsc, report, sent);
+    }
     if !lane.stamps.is_empty() {
         let now = Tsc::now();
         for (rx_ticks, count) in lane.stamps.drain(..) {
             let ns = tsc.ns_between(Ticks(rx_ticks), now);
             report.latencies.record(crate::lcore::RESIDENCE_SLOT, ns, count);
         }
+    }
+}
+
+/// There was no room for all.
+#[cold]
+fn left_over(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, sent: usize) {
+    let now = Tsc::now();
+    let since = if sent > 0 { now } else { lane.still_since.unwrap_or(now) };
+    if lane.patient && tsc.ns_between(since, now) < PATIENCE_NS {
+        lane.still_since = Some(since);
+        // Their residence is recorded with this burst.
+        lane.staged.iter_mut().for_each(|frame| frame.set_rx_ticks(0));
+    } else {
+        lane.still_since = None;
+        report.queues[lane.row].tx_dropped += lane.staged.len() as u64;
+        lane.staged.clear();
     }
 }
 

@@ -9,17 +9,18 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use door::{Caller, CoreBell};
 use pmd::Mbuf;
 use pmd::port::{Burst, PortInfo};
 use stack::{
-    ConfigError, EthernetAddress, IpAddress, IpCidr, Learnt, Limits, Service, Share, Stack, StackConfig,
-    TcpOptions, Time,
+    ConfigError, EthernetAddress, IpAddress, IpCidr, Learnt, Limits, Received, Service, Share, Stack,
+    StackConfig, TcpOptions, Time,
 };
 use thiserror::Error;
 
-use crate::phy::{Phy, max_frame_bytes};
+use crate::phy::{Phy, Reach};
 use crate::program::{Cx, Program, ProgramError};
 use crate::queue::priority::DscpSet;
 use crate::tsc::{Ticks, Tsc};
@@ -180,7 +181,7 @@ struct Ready<S: Service> {
     /// The stack's time starts here.
     started: Ticks,
     tsc: Tsc,
-    max_frame_bytes: usize,
+    reach: Reach,
     /// When the burst of this turn was received; 0 if there was none.
     stamp: Ticks,
 }
@@ -245,14 +246,29 @@ impl<S: Service> Ready<S> {
     }
 
     fn receive(&mut self, burst: &mut Burst, cx: &mut Cx<'_>) {
-        if burst.iter().any(|frame| frame.next().is_some()) {
-            make_linear(burst, cx);
-        }
         let Some(first) = burst.first() else { return };
         let (now, stamp) = (self.time(cx), Ticks(first.rx_ticks()));
-        let mut phy = Phy::new(cx, 0, self.max_frame_bytes, stamp);
-        self.stack.receive(now, burst.iter().map(Mbuf::data), &mut phy);
+        if burst.iter().any(|frame| frame.next().is_some() || frame.offload().partial_checksum().is_some()) {
+            return self.receive_unusual(burst, cx, now, stamp);
+        }
+        let mut phy = Phy::new(cx, 0, self.reach, stamp);
+        self.stack.receive(now, burst.iter().map(as_received), &mut phy);
         // What this burst brings about and leaves only at the end of the turn has the same stamp.
+        self.stamp = stamp;
+    }
+
+    /// A burst in which frames lie in several mbufs, or come without a checksum. A few at a time, as long mbufs are few,
+    /// and as what has just been copied is still near when it is read.
+    fn receive_unusual(&mut self, burst: &mut Burst, cx: &mut Cx<'_>, now: Time, stamp: Ticks) {
+        let mut few: ArrayVec<Mbuf, FEW> = ArrayVec::new();
+        while !burst.is_empty() {
+            let count = burst.len().min(FEW);
+            few.extend(burst.drain(..count));
+            make_readable(&mut few, cx);
+            let mut phy = Phy::new(cx, 0, self.reach, stamp);
+            self.stack.receive(now, few.iter().map(as_received), &mut phy);
+            few.clear();
+        }
         self.stamp = stamp;
     }
 
@@ -283,7 +299,7 @@ impl<S: Service> Ready<S> {
         let mut any = false;
         for _ in 0..PARCELS {
             let Some(packet) = inbox.full.pop() else { break };
-            self.stack.receive_packet(now, &packet, &mut Phy::new(cx, 0, self.max_frame_bytes, Ticks(0)));
+            self.stack.receive_packet(now, &packet, &mut Phy::new(cx, 0, self.reach, Ticks(0)));
             // Without room for it the memory is freed.
             let _ = inbox.empty.push(packet);
             any = true;
@@ -296,25 +312,43 @@ impl<S: Service> Ready<S> {
         if cx.winding_down {
             self.stack.wind_down();
         }
-        let urgent = self.stack.turn_urgent(now, &mut Phy::new(cx, 0, self.max_frame_bytes, stamp).urgent());
-        let busy = self.stack.turn(now, &mut Phy::new(cx, 0, self.max_frame_bytes, stamp)) | urgent;
+        let urgent = self.stack.turn_urgent(now, &mut Phy::new(cx, 0, self.reach, stamp).urgent());
+        let busy = self.stack.turn(now, &mut Phy::new(cx, 0, self.reach, stamp)) | urgent;
         self.stack.samples(&mut |slot, ns| cx.record(slot, ns, 1));
         busy
     }
 }
 
-/// Copies frames that lie in several mbufs into one each: the stack reads slices. What no mbuf holds is dropped.
-#[cold]
-fn make_linear(burst: &mut Burst, cx: &mut Cx<'_>) {
-    let frames = std::mem::take(burst);
-    for frame in frames {
-        if frame.next().is_none() {
-            burst.push(frame);
-            continue;
+/// Frames that are made readable together.
+const FEW: usize = 4;
+
+/// Place of the checksum in a TCP header. RFC 9293 §3.1.
+const TCP_CHECKSUM: u16 = 16;
+
+#[inline]
+fn as_received(frame: &Mbuf) -> Received<'_> {
+    Received { bytes: frame.data(), checksum_good: frame.offload().is_checksum_good() }
+}
+
+/// Copies frames that lie in several mbufs into one each: the stack reads slices. What no mbuf holds is dropped. Frames
+/// whose checksum is to be completed are what the other side has in memory, and good as they are if they are TCP's;
+/// others get theirs, which the stack looks at.
+fn make_readable(frames: &mut ArrayVec<Mbuf, FEW>, cx: &mut Cx<'_>) {
+    for mut frame in std::mem::take(frames) {
+        if frame.next().is_some() {
+            match frame.copy_linear(cx.pool) {
+                Ok(copy) => frame = copy,
+                Err(_) => {
+                    cx.drop("rx_not_linear", frame);
+                    continue;
+                }
+            }
         }
-        match frame.copy_linear(cx.pool) {
-            Ok(copy) => burst.push(copy),
-            Err(_) => cx.drop("rx_not_linear", frame),
+        match frame.offload().partial_checksum() {
+            Some(at) if at.offset != TCP_CHECKSUM && frame.complete_checksum().is_err() => {
+                cx.drop("rx_bad_offload", frame);
+            }
+            _ => frames.push(frame),
         }
     }
 }
@@ -326,9 +360,9 @@ impl<S: Service> Program for StackNode<S> {
         let Some((settings, service)) = new.take().map(|new| *new) else { return Ok(()) };
         let config = settings.config(port, self.share, self.urgent)?;
         let stack = Stack::new(config, service, Time::ZERO).map_err(StackNodeError::Config)?;
-        let (started, max_frame_bytes) = (Tsc::now(), max_frame_bytes(port));
+        let (started, reach) = (Tsc::now(), Reach::of(port));
         let tsc = *tsc;
-        self.state = State::Ready(Box::new(Ready { stack, started, tsc, max_frame_bytes, stamp: Ticks(0) }));
+        self.state = State::Ready(Box::new(Ready { stack, started, tsc, reach, stamp: Ticks(0) }));
         Ok(())
     }
 
@@ -371,6 +405,10 @@ impl<S: Service> Program for StackNode<S> {
         }
         let due = ready.stack.poll_at()?;
         Some(ready.started.after(ready.tsc.ticks(due.ns())))
+    }
+
+    fn offloads(&self) -> bool {
+        true
     }
 
     fn latencies(&self) -> &'static [&'static str] {
@@ -476,11 +514,11 @@ mod tests {
             head.set_rx_ticks(5);
             head
         };
-        let mut burst = Burst::new();
+        let mut burst = ArrayVec::new();
         burst.push(frame(&pool, &[1; 60]));
         burst.push(in_pieces(&[2; 1500], &[2; 1500]));
         burst.push(in_pieces(&[3; 40], &[4; 20]));
-        make_linear(&mut burst, &mut cx);
+        make_readable(&mut burst, &mut cx);
         assert_eq!(burst.len(), 2);
         assert_eq!(burst[0].data(), [1; 60]);
         assert_eq!((burst[1].data(), burst[1].rx_ticks()), (&[&[3; 40][..], &[4; 20]].concat()[..], 5));

@@ -69,16 +69,21 @@ pub(crate) fn fill_ipv4(header: &mut [u8; 20]) {
     header[10..12].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// The sum of a TCP segment with its pseudo-header (RFC 9293 §3.1). `ip` is the header before it: IPv4 of any length,
-/// or IPv6 without extensions.
+/// The sum of a pseudo-header (RFC 9293 §3.1) of a segment of `len` bytes. `ip` is the header before it: IPv4 of any
+/// length, or IPv6 without extensions.
 #[inline]
-fn tcp(ip: &[u8], segment: &[u8]) -> Option<u16> {
+fn pseudo_header(ip: &[u8], len: usize) -> Option<Sum> {
     let addresses = match ip.first()? >> 4 {
         4 => ip.get(12..20)?,
         _ => ip.get(8..40)?,
     };
-    let len = u16::try_from(segment.len()).ok()?;
-    Some(Sum::default().add(addresses).number(6).number(len).add(segment).fold())
+    Some(Sum::default().add(addresses).number(6).number(u16::try_from(len).ok()?))
+}
+
+/// The sum of a TCP segment with its pseudo-header.
+#[inline]
+fn tcp(ip: &[u8], segment: &[u8]) -> Option<u16> {
+    Some(pseudo_header(ip, segment.len())?.add(segment).fold())
 }
 
 /// Whether a segment is as it was sent.
@@ -93,6 +98,15 @@ pub(crate) fn fill_tcp(ip: &[u8], segment: &mut [u8]) {
     let sum = tcp(ip, segment);
     if let (Some(sum), Some(field)) = (sum, segment.get_mut(16..18)) {
         field.copy_from_slice(&(!sum).to_ne_bytes());
+    }
+}
+
+/// Writes the part of a segment's sum that its pseudo-header makes, for a device that adds the rest.
+#[inline]
+pub(crate) fn fill_tcp_pseudo_header(ip: &[u8], segment: &mut [u8]) {
+    let sum = pseudo_header(ip, segment.len()).map(Sum::fold);
+    if let (Some(sum), Some(field)) = (sum, segment.get_mut(16..18)) {
+        field.copy_from_slice(&sum.to_ne_bytes());
     }
 }
 
@@ -133,6 +147,13 @@ mod tests {
             fill_tcp(&ip, &mut segment);
             assert!(TcpPacket::new_unchecked(&segment).verify_checksum(&src, &dst));
             assert!(is_tcp_right(&ip, &segment));
+            // A device adds what it finds from the TCP header on, and writes the complement.
+            let right = segment.clone();
+            segment[16..18].fill(0);
+            fill_tcp_pseudo_header(&ip, &mut segment);
+            let sum = !Sum::default().add(&segment).fold();
+            segment[16..18].copy_from_slice(&sum.to_ne_bytes());
+            assert_eq!(segment, right);
             let at = flip.index(segment.len());
             segment[at] ^= 0x10;
             assert!(!is_tcp_right(&ip, &segment));

@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub scratch: Vec<u8>,
     /// The flow that is being run: its egress follows anyway.
     pub running: u32,
+    /// Somebody answers for the TCP checksum of the frame that is being taken in.
+    pub vouched: bool,
     /// Packets of other cores, and which.
     pub foreign: VecDeque<(u16, Vec<u8>)>,
     pub counters: Counters,
@@ -205,6 +207,7 @@ impl Core {
             due: Vec::with_capacity(TIMERS_PER_TURN),
             scratch: Vec::new(),
             running: NIL,
+            vouched: false,
             foreign: VecDeque::new(),
             counters: Counters::default(),
             samples: Vec::with_capacity(SAMPLES),
@@ -217,9 +220,9 @@ impl Core {
         }
     }
 
-    /// Takes over what the device computes by itself. Once, before the first connection.
+    /// Leaves to the device what it does by itself. Once, before the first connection.
     pub fn adopt(&mut self, capabilities: &DeviceCapabilities) {
-        self.interfaces.offload(&capabilities.checksum);
+        self.interfaces.offload(capabilities, self.link.header_len());
     }
 
     /// Makes room for flow `index` in all that is kept by flow: only a flow in a slot that was never used allocates.

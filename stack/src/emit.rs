@@ -1,12 +1,14 @@
 //! The two adapters of a device: frames of the link layer, and smoltcp's packets of one flow.
 
+use std::num::NonZeroU16;
+
 use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, EthernetProtocol};
 
-use crate::checksum::{fill_ipv4, fill_tcp};
+use crate::checksum::{fill_ipv4, fill_tcp, fill_tcp_pseudo_header};
 use crate::flow::Sent;
-use crate::interfaces::{Sums, capabilities};
+use crate::interfaces::{Sums, TCP_HEADER, V4_HEADER, V6_HEADER, capabilities};
 use crate::link::{FrameOut, Link};
 
 /// Any device of smoltcp's.
@@ -34,6 +36,9 @@ pub(crate) struct Envelope<'a> {
     pub next_hop: Option<EthernetAddress>,
     pub traffic_class: u8,
     pub mtu: usize,
+    pub v6: bool,
+    /// The largest segment that the peer takes, in bytes of data.
+    pub peer_mss: u16,
     pub sums: Sums,
     pub sent: &'a mut Sent,
     /// Set when the device had no room for a packet.
@@ -106,11 +111,16 @@ impl<'t, D: Device + 't> TxToken for FlowTx<'t, '_, D> {
             (_, None) => None,
         };
         match token {
-            Some(token) => token.consume(header + len, |frame| {
-                let result = f(&mut frame[header..]);
-                envelope.finish(frame);
-                result
-            }),
+            Some(mut token) => {
+                if !envelope.sums.tcp {
+                    token.set_meta(envelope.meta());
+                }
+                token.consume(header + len, |frame| {
+                    let result = f(&mut frame[header..]);
+                    envelope.finish(frame);
+                    result
+                })
+            }
             None => {
                 // An immediate answer (duplicate or challenge acknowledgement, reset) without a buffer: lost, as it
                 // might be on the wire. These have no payload: headers of 40 and 60 bytes at most.
@@ -121,14 +131,25 @@ impl<'t, D: Device + 't> TxToken for FlowTx<'t, '_, D> {
         }
     }
 
-    fn set_meta(&mut self, meta: PacketMeta) {
-        if let Place::Reserved(token) = &mut self.place {
-            token.set_meta(meta);
-        }
-    }
+    /// What smoltcp says of segments follows from an MTU that is not the real one; the envelope knows better.
+    fn set_meta(&mut self, _meta: PacketMeta) {}
 }
 
 impl Envelope<'_> {
+    /// The largest segment, in bytes of data: what the path and the peer take.
+    fn mss(&self) -> u16 {
+        let headers = if self.v6 { V6_HEADER } else { V4_HEADER } + TCP_HEADER;
+        u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).min(self.peer_mss)
+    }
+
+    /// Tells a device that sums and segments how large the segments may be. It tells it, too, that the sum is left to it:
+    /// packets that do not come from a flow have neither.
+    fn meta(&self) -> PacketMeta {
+        let mut meta = PacketMeta::default();
+        meta.segmentation_offload_size = NonZeroU16::new(self.mss());
+        meta
+    }
+
     /// Ethernet header, code point and sums of a frame whose IP packet is written; takes note of what it says.
     fn finish(&mut self, frame: &mut [u8]) {
         let packet = &mut frame[self.link.header_len()..];
@@ -153,6 +174,9 @@ impl Envelope<'_> {
             self.tcp(tcp);
             if self.sums.tcp {
                 fill_tcp(ip, tcp);
+            } else {
+                self.announce_mss(tcp, ip.len());
+                fill_tcp_pseudo_header(ip, tcp);
             }
         }
         if let Some(next_hop) = self.next_hop {
@@ -162,6 +186,20 @@ impl Envelope<'_> {
 }
 
 impl Envelope<'_> {
+    /// Corrects the MSS of a SYN, which smoltcp makes of an MTU that is not the real one when the device segments. It is the
+    /// first option (RFC 9293 §3.7.1).
+    fn announce_mss(&self, segment: &mut [u8], ip_header: usize) {
+        const SYN: u8 = 2;
+        const MSS: [u8; 2] = [2, 4];
+        if let Some([flags, .., kind, len, high, low]) = segment.get_mut(13..24)
+            && *flags & SYN != 0
+            && [*kind, *len] == MSS
+        {
+            let real = self.mtu.saturating_sub(ip_header + TCP_HEADER);
+            [*high, *low] = u16::try_from(real).unwrap_or(u16::MAX).to_be_bytes();
+        }
+    }
+
     /// Notes the sequence numbers of a segment. A pure acknowledgement gets the one after all that was ever sent, as
     /// RFC 9293 §3.10.7.4 has it (`SEQ=SND.NXT`): smoltcp goes back to the oldest unacknowledged one when it
     /// retransmits, and from there an acknowledgement is out of the peer's window. When both ends retransmit at once,

@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::error::Closed;
 use crate::id::ListenerId;
 use crate::recovery::Recovery;
+use crate::segment::Offer;
 use crate::tuple::Tuple;
 
 /// Where a flow is in its life, as the service sees it.
@@ -48,6 +49,9 @@ pub(crate) struct Sent {
     pub window_closed: bool,
 }
 
+/// The segment size of a peer that announces none. RFC 9293 §3.7.1, and for IPv6 no less.
+pub(crate) const DEFAULT_MSS: u16 = 536;
+
 /// A slot of the slab.
 pub(crate) struct Flow {
     pub tuple: Tuple,
@@ -62,6 +66,8 @@ pub(crate) struct Flow {
     pub waiting: bool,
     /// The peer scales windows, so ours are scaled too.
     pub scales: bool,
+    /// The largest segment that it takes, in bytes of data.
+    pub peer_mss: u16,
     /// Served before others.
     pub urgent: bool,
     /// Which of the interfaces (by MTU) it uses.
@@ -104,6 +110,11 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    /// Takes note of the peer's SYN.
+    pub fn note_offer(&mut self, offer: Offer) {
+        (self.scales, self.peer_mss) = (offer.scales, offer.mss);
+    }
+
     /// A free slot; the one allocation of its set's storage happens here, once.
     pub fn vacant() -> Self {
         let nowhere = smoltcp::wire::IpEndpoint::new(smoltcp::wire::IpAddress::v4(0, 0, 0, 0), 0);
@@ -115,6 +126,7 @@ impl Flow {
             queued: false,
             edge: false,
             scales: false,
+            peer_mss: DEFAULT_MSS,
             waiting: false,
             urgent: false,
             interface: 0,

@@ -6,7 +6,7 @@ use smoltcp::wire::IpEndpoint;
 
 use crate::buffers::Buffers;
 use crate::clock::{FlowClock, Time};
-use crate::flow::{Flow, Phase, Sent};
+use crate::flow::{DEFAULT_MSS, Flow, Phase, Sent};
 use crate::id::ConnId;
 use crate::options::{Congestion, TcpOptions};
 use crate::prefetch::prefetch;
@@ -172,6 +172,7 @@ impl Flows {
         (flow.tuple, flow.hash, flow.clock) = (tuple, hash, clock);
         // `queued` and `waiting` stay: they say which lists hold the slot.
         (flow.edge, flow.unanswered, flow.scales) = (false, false, false);
+        flow.peer_mss = DEFAULT_MSS;
         (flow.seen_send_queue, flow.seen_recv_queue, flow.seen_fin) = (0, 0, false);
         (flow.next_hop, flow.sent, flow.tag, flow.listener, flow.why) =
             (None, Sent::default(), 0, None, None);

@@ -2,6 +2,7 @@
 //! ours to choose.
 
 use std::hash::Hasher;
+use std::num::NonZeroUsize;
 
 use arrayvec::ArrayVec;
 use siphasher::sip::SipHasher13;
@@ -23,9 +24,17 @@ pub(crate) struct Sums {
     pub tcp: bool,
 }
 
+/// The longest IP packets of which the device makes segments, by IP version; 0 where it makes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Longest {
+    v4: usize,
+    v6: usize,
+}
+
 /// The interfaces.
 pub(crate) struct Interfaces {
     list: ArrayVec<(usize, Interface), MOST>,
+    longest: Longest,
     /// Of packets made here: what the device does not compute.
     checksum: ChecksumCapabilities,
     isn: IsnKey,
@@ -33,25 +42,28 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     pub fn new(mtu: usize, isn: IsnKey) -> Self {
-        let mut new = Interfaces { list: ArrayVec::new(), checksum: ChecksumCapabilities::default(), isn };
-        new.list.push((mtu, make(mtu, 0)));
+        let (list, checksum, longest) =
+            (ArrayVec::new(), ChecksumCapabilities::default(), Longest::default());
+        let mut new = Interfaces { list, longest, checksum, isn };
+        new.list.push((mtu, make(mtu, longest, 0)));
         new
     }
 
-    /// Leaves out the sums that the device computes.
-    pub fn offload(&mut self, device: &ChecksumCapabilities) {
+    /// Leaves out the sums that the device computes, and leaves it the segmentation that it does: of packets behind
+    /// `link_header` bytes. Before the first connection.
+    pub fn offload(&mut self, device: &DeviceCapabilities, link_header: usize) {
         let tx = |checksum: Checksum| if checksum.tx() { Checksum::Tx } else { Checksum::None };
-        (self.checksum.ipv4, self.checksum.tcp) = (tx(device.ipv4), tx(device.tcp));
+        (self.checksum.ipv4, self.checksum.tcp) = (tx(device.checksum.ipv4), tx(device.checksum.tcp));
+        let longest = |frame: Option<NonZeroUsize>| {
+            frame.map_or(0, |frame| frame.get().saturating_sub(link_header).min(MOST_PACKET_BYTES))
+        };
+        self.longest =
+            Longest { v4: longest(device.segmentation.tcpv4), v6: longest(device.segmentation.tcpv6) };
     }
 
     /// What is written into packets that smoltcp leaves without.
     pub fn sums(&self) -> Sums {
         Sums { ipv4: self.checksum.ipv4.tx(), tcp: self.checksum.tcp.tx() }
-    }
-
-    /// What is computed of packets made here.
-    pub fn checksum(&self) -> &ChecksumCapabilities {
-        &self.checksum
     }
 
     /// The one for packets of at most `mtu` bytes.
@@ -62,12 +74,12 @@ impl Interfaces {
                 let last = MOST - 1;
                 // Smaller than needed is always right, only slower.
                 if self.list[last].0 > mtu {
-                    self.list[last] = (mtu, make(mtu, 0));
+                    self.list[last] = (mtu, make(mtu, self.longest, 0));
                 }
                 last
             }
             None => {
-                self.list.push((mtu, make(mtu, 0)));
+                self.list.push((mtu, make(mtu, self.longest, 0)));
                 self.list.len() - 1
             }
         };
@@ -86,15 +98,15 @@ impl Interfaces {
     pub fn choose_isn(&mut self, place: u8, tuple: &Tuple, now: Time) -> u32 {
         let isn = self.isn.isn(tuple, now);
         let (mtu, interface) = &mut self.list[usize::from(place)];
-        *interface = make(*mtu, seed_for(isn));
+        *interface = make(*mtu, self.longest, seed_for(isn));
         isn
     }
 }
 
-fn make(mtu: usize, seed: u64) -> Interface {
+fn make(mtu: usize, longest: Longest, seed: u64) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
-    let mut interface = Interface::new(config, &mut Description(mtu), Instant::ZERO);
+    let mut interface = Interface::new(config, &mut Description { mtu, longest }, Instant::ZERO);
     // The link layer has let through only what is addressed to us.
     interface.set_any_ip(true);
     interface
@@ -157,7 +169,17 @@ impl IsnKey {
 }
 
 /// A device that only says what it is.
-struct Description(usize);
+struct Description {
+    mtu: usize,
+    longest: Longest,
+}
+
+/// The longest IP packet: its length has 16 bits.
+const MOST_PACKET_BYTES: usize = 65_535;
+/// Bytes of IPv4, IPv6 and TCP headers without options.
+pub(crate) const V4_HEADER: usize = 20;
+pub(crate) const V6_HEADER: usize = 40;
+pub(crate) const TCP_HEADER: usize = 20;
 
 /// What smoltcp is to know of a device: no Ethernet (the link layer writes that), this MTU, no sums. Received ones are
 /// checked before smoltcp sees a packet, where a wrong one can be counted; those of its packets are written when it is
@@ -168,6 +190,23 @@ pub(crate) fn capabilities(mtu: usize) -> DeviceCapabilities {
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = mtu;
     (capabilities.checksum.ipv4, capabilities.checksum.tcp) = (Checksum::None, Checksum::None);
+    capabilities
+}
+
+/// The same of one that makes segments. smoltcp 0.14 would cut long packets of IPv4 by itself (into fragments), unless they
+/// are segments for the device, and drops those of IPv6 in any case: so it is told of an MTU that nothing exceeds. What
+/// follows from the real one is done where packets are emitted: their segments' size, and the MSS that a SYN announces.
+fn segmenting(mtu: usize, longest: Longest) -> DeviceCapabilities {
+    let mut capabilities = capabilities(MOST_PACKET_BYTES);
+    // Whole segments only, but for the last.
+    let whole = |longest: usize, header: usize| {
+        let segment = mtu.saturating_sub(header).max(1);
+        let payload = longest.saturating_sub(header) / segment * segment;
+        // One that is not to be segmented is limited in the same way.
+        NonZeroUsize::new((header + payload).max(mtu))
+    };
+    capabilities.segmentation.tcpv4 = whole(longest.v4, V4_HEADER + TCP_HEADER);
+    capabilities.segmentation.tcpv6 = whole(longest.v6, V6_HEADER + TCP_HEADER);
     capabilities
 }
 
@@ -205,7 +244,10 @@ impl Device for Description {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.0)
+        match self.longest {
+            Longest { v4: 0, v6: 0 } => capabilities(self.mtu),
+            longest => segmenting(self.mtu, longest),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub use error::{BindError, Closed, ConnectError, ListenError, SendError};
 pub use icmp::Unreachable;
 pub use id::{ConnId, ListenerId, UdpId};
 pub use net::Net;
-pub use node::{Learnt, Stack};
+pub use node::{Learnt, Received, Stack};
 pub use options::{Congestion, ConnectOptions, ListenOptions, TcpOptions};
 pub use resolve::{MAX_ANSWERS, MAX_QUERIES, MAX_SERVERS, QueryId, RecordKind, ResolveError};
 pub use service::Service;

@@ -37,6 +37,23 @@ pub struct Stack<S> {
     begun: bool,
 }
 
+/// A frame as it comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'f> {
+    /// The frame.
+    pub bytes: &'f [u8],
+    /// If it is of TCP, its checksum need not be verified: the port has done it, or the frame never was on a wire and has
+    /// none. What is not TCP is verified in any case.
+    pub checksum_good: bool,
+}
+
+/// A frame for which nobody answers.
+impl<'f> From<&'f [u8]> for Received<'f> {
+    fn from(bytes: &'f [u8]) -> Received<'f> {
+        Received { bytes, checksum_good: false }
+    }
+}
+
 /// What a frame probably is, as seen before it is checked: for the prefetch, and to find the flow once.
 struct Hint {
     tuple: Tuple,
@@ -71,16 +88,16 @@ impl<S: Service> Stack<S> {
     pub fn receive<'f, D: Device>(
         &mut self,
         now: Time,
-        frames: impl Iterator<Item = &'f [u8]>,
+        frames: impl Iterator<Item: Into<Received<'f>>>,
         device: &mut D,
     ) {
         self.begin(now, device);
-        let mut frames = frames.fuse();
-        let mut burst: ArrayVec<&'f [u8], BURST> = ArrayVec::new();
+        let mut frames = frames.map(Into::into).fuse();
+        let mut burst: ArrayVec<Received<'f>, BURST> = ArrayVec::new();
         loop {
             burst.clear();
             for frame in frames.by_ref().take(BURST) {
-                prefetch(frame.as_ptr() as usize, 2);
+                prefetch(frame.bytes.as_ptr() as usize, 2);
                 burst.push(frame);
             }
             self.burst(&burst, device);
@@ -91,10 +108,11 @@ impl<S: Service> Stack<S> {
     }
 
     /// Looks all frames up, and fetches what they will need, before it takes them in.
-    fn burst<D: Device>(&mut self, frames: &[&[u8]], device: &mut D) {
+    fn burst<D: Device>(&mut self, frames: &[Received<'_>], device: &mut D) {
         let flows = &self.core.flows;
         let mut hints: ArrayVec<Option<Hint>, BURST> = ArrayVec::new();
         for frame in frames {
+            let frame = frame.bytes;
             let tuple = Peek::frame(frame).and_then(|peek| peek.tcp(frame));
             hints.push(tuple.map(|tuple| {
                 let hash = flows.hash(&tuple);
@@ -112,8 +130,10 @@ impl<S: Service> Stack<S> {
             }
         }
         for (frame, hint) in frames.iter().zip(&hints) {
-            self.frame(frame, hint.as_ref(), device);
+            self.core.vouched = frame.checksum_good;
+            self.frame(frame.bytes, hint.as_ref(), device);
         }
+        self.core.vouched = false;
     }
 
     fn frame<D: Device>(&mut self, frame: &[u8], hint: Option<&Hint>, device: &mut D) {
@@ -158,6 +178,8 @@ impl<S: Service> Stack<S> {
                 self.core.hand_over(packet);
             }
             Ingress::Tcp(packet) => {
+                // Nobody answers for what came in pieces.
+                self.core.vouched &= !packet.is_assembled();
                 self.core.segment(&packet, hint, device);
                 self.core.link.recycle(packet);
             }

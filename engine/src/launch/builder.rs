@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use door::CoreBell;
-use pmd::mem::{PageSize, Pool, PoolConfig, PoolError, Region, RegionConfig, RegionError};
+use pmd::mem::{PageSize, PoolConfig, PoolError, Region, RegionConfig, RegionError};
 use pmd::port::{self, Hub, MAX_BURST, OpenConfig, OpenError, Port, PortSpec};
 use thiserror::Error;
 
 use stack::Service;
 
+use super::pools::{CorePools, PoolsConfig};
 use super::running::Running;
 use crate::idle::Idle;
 use crate::program::{Program, ProgramError};
@@ -120,7 +121,7 @@ pub(super) struct Plan {
     pub latency: bool,
     pub idle: Idle,
     pub tsc: Tsc,
-    pub pools: Vec<Pool>,
+    pub pools: Vec<CorePools>,
     pub ports: Vec<Box<dyn Port>>,
     /// How each of them is shared.
     pub terms: Vec<Terms>,
@@ -194,7 +195,7 @@ impl Engine {
         self
     }
 
-    /// Bytes for data in each mbuf: 64 to 65,536.
+    /// Bytes for data in each mbuf: 64 to 65,600.
     pub fn data_room_bytes(&mut self, bytes: u32) -> &mut Self {
         self.data_room_bytes = bytes;
         self
@@ -345,15 +346,16 @@ impl Engine {
     pub fn start(self) -> Result<Running, StartError> {
         self.check()?;
         let tsc = Tsc::calibrate();
-        let pool_configs: Vec<PoolConfig> = self.lcores.iter().map(|lcore| self.pool_config(lcore)).collect();
-        pool_configs.iter().try_for_each(PoolConfig::check)?;
+        let pool_configs: Vec<PoolsConfig> =
+            self.lcores.iter().map(|lcore| self.pools_config(lcore)).collect();
+        pool_configs.iter().try_for_each(PoolsConfig::check)?;
         let region = Region::new(RegionConfig {
             len_bytes: self.region_bytes(&pool_configs),
             page: self.page,
             numa_node: self.numa_node,
         })?;
-        let pools: Vec<Pool> =
-            pool_configs.iter().map(|config| Pool::new(&region, *config)).collect::<Result<_, _>>()?;
+        let pools: Vec<CorePools> =
+            pool_configs.iter().map(|config| CorePools::new(&region, config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
         let terms = self.ports.iter().map(|port| port.terms).collect();
         let Self { lcores, burst, latency, idle, data_room_bytes, .. } = self;
@@ -384,7 +386,7 @@ impl Engine {
         }
     }
 
-    fn pool_config(&self, lcore: &LcorePlan) -> PoolConfig {
+    fn pools_config(&self, lcore: &LcorePlan) -> PoolsConfig {
         let ports = lcore.nodes.iter().flat_map(|(_, ends)| ends).map(|(port, _)| &self.ports[*port]);
         let held = |port: &PortPlan| {
             let pairs = usize::from(port.queue_pairs().div_ceil(port.terms.cores));
@@ -392,17 +394,22 @@ impl Engine {
         };
         let held: usize = ports.map(held).sum();
         let mbufs = self.mbufs.map_or(held + SPARE_MBUFS, |all| all.div_ceil(self.lcores.len()));
-        PoolConfig { mbufs, data_room_bytes: self.data_room_bytes, ..PoolConfig::default() }
+        let usual = PoolConfig { mbufs, data_room_bytes: self.data_room_bytes, ..PoolConfig::default() };
+        PoolsConfig::new(usual, lcore.nodes.iter().any(|(program, _)| program.offloads()))
     }
 
-    fn region_bytes(&self, pools: &[PoolConfig]) -> usize {
+    fn region_bytes(&self, pools: &[PoolsConfig]) -> usize {
         let bytes = |port: &PortPlan| port::region_bytes(port.rxd, port.txd, port.queue_pairs());
         let queues: usize = self.ports.iter().map(bytes).sum();
-        queues + pools.iter().map(|pool| pool.region_bytes() + 64).sum::<usize>() + SLACK_BYTES
+        queues + pools.iter().map(PoolsConfig::region_bytes).sum::<usize>() + SLACK_BYTES
     }
 
     fn open_ports(&self, region: &Arc<Region>) -> Result<Vec<Box<dyn Port>>, StartError> {
-        let open = |plan: &PortPlan| {
+        let offloads = |port: PortIndex| {
+            let mut nodes = self.lcores.iter().flat_map(|lcore| &lcore.nodes);
+            nodes.any(|(program, ends)| program.offloads() && ends.iter().any(|(end, _)| *end == port))
+        };
+        let open = |(port, plan): (PortIndex, &PortPlan)| {
             port::open(
                 &plan.spec,
                 &OpenConfig {
@@ -413,10 +420,10 @@ impl Engine {
                     queue_pairs: plan.terms.cores,
                     interrupts: self.idle != Idle::Poll,
                     data_room_bytes: self.data_room_bytes as usize,
-                    offloads: false,
+                    offloads: offloads(port),
                 },
             )
         };
-        Ok(self.ports.iter().map(open).collect::<Result<_, _>>()?)
+        Ok(self.ports.iter().enumerate().map(open).collect::<Result<_, _>>()?)
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use door::{Caller, CoreBell};
-use pmd::Pool;
 use pmd::port::{Port, PortInfo, QueuePair};
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
 use super::keeper::{Keeper, PortNews, PortRef, Shared, lock};
+use super::pools::CorePools;
 use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
@@ -59,7 +59,7 @@ pub struct Running {
     ports: Shared,
     keeper: Option<Keeper>,
     /// Of all loops, until the queue pairs have given back what they held.
-    pools: Vec<Pool>,
+    pools: Vec<CorePools>,
 }
 
 impl Running {
@@ -293,7 +293,9 @@ fn nodes(plan: LcorePlan, ports: &mut [PortEnds], tsc: &Tsc, latency: bool) -> R
             let PortEnds { stamped, shared, ends, .. } = &mut ports[port];
             let queue_pair =
                 ends[usize::from(end)].take().expect("the plan was checked: one taker for each end");
-            lanes.push(Lane::new(queue_pair, rows.len(), *stamped, *shared));
+            let mut lane = Lane::new(queue_pair, rows.len(), *stamped, *shared);
+            lane.patient = program.offloads();
+            lanes.push(lane);
             rows.push((port, end));
         }
         nodes.push(Node { program, lanes, slots });
@@ -310,7 +312,7 @@ fn slot(latencies: &mut Vec<&'static str>, name: &'static str) -> usize {
 }
 
 /// Starts a loop's thread and waits until it is pinned and has adopted its pool.
-fn spawn(index: usize, mut lcore: Lcore, pool: Pool) -> Result<JoinHandle<Lcore>, StartError> {
+fn spawn(index: usize, mut lcore: Lcore, pool: CorePools) -> Result<JoinHandle<Lcore>, StartError> {
     let cpu = lcore.report.cpu;
     let (ready, started) = mpsc::channel();
     let body = move || {

@@ -329,11 +329,11 @@ impl HomePool {
         if bytes <= self.data_room_bytes() { self.alloc() } else { self.large_for(bytes)?.alloc() }
     }
 
-    /// Whether [`alloc_for`](Self::alloc_for) would give a mbuf for a frame of `bytes` that this pool's do not hold.
+    /// How many mbufs are free in the pool [beside this one](Self::with_large); 0 if there is none.
     #[inline]
     #[must_use]
-    pub fn has_large(&self, bytes: usize) -> bool {
-        self.large_for(bytes).is_some_and(|large| large.available(1) > 0)
+    pub fn large_free(&self) -> usize {
+        self.large.as_deref().map_or(0, |large| large.available(large.inner().mbufs / 2))
     }
 
     #[inline]

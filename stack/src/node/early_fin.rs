@@ -6,23 +6,10 @@
 //! segment trimmed at the window's edge *with* its FIN. So such a segment is handed on without its FIN, which the peer
 //! sends again with the bytes that it follows.
 
-use smoltcp::wire::{TcpOption, TcpPacket};
+use smoltcp::wire::TcpPacket;
 
 use crate::flow::Flow;
 use crate::segment::number;
-
-/// Whether a SYN offers window scaling, which is then in use: our own SYNs always do. RFC 7323 §2.2.
-pub(super) fn offers_scaling(tcp: &TcpPacket<&[u8]>) -> bool {
-    let mut options = tcp.options();
-    while let Ok((rest, option)) = TcpOption::parse(options) {
-        match option {
-            TcpOption::WindowScale(_) => return true,
-            TcpOption::EndOfList => return false,
-            _ => options = rest,
-        }
-    }
-    false
-}
 
 /// Whether the segment's FIN lies beyond the edge of the window that the flow announced last.
 #[inline]

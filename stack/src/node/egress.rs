@@ -55,7 +55,7 @@ impl Core {
         let mtu = self.interfaces.mtu(flow.interface);
         let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
-        let Flow { set, sent, recovery, traffic_class, clock, .. } = flow;
+        let Flow { set, sent, recovery, traffic_class, clock, peer_mss, .. } = flow;
         let (before, mut frames) = (sent.seq_end, 0);
         let (end, due) = loop {
             let mut no_room = false;
@@ -64,6 +64,8 @@ impl Core {
                 next_hop: Some(hop),
                 traffic_class: *traffic_class,
                 mtu,
+                v6: matches!(remote, IpAddress::Ipv6(_)),
+                peer_mss: *peer_mss,
                 sums,
                 sent,
                 no_room: &mut no_room,

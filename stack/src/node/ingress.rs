@@ -1,6 +1,6 @@
 //! A TCP segment's way to its flow, or to the answer that it gets without one.
 
-use smoltcp::phy::Device;
+use smoltcp::phy::{ChecksumCapabilities, Device};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket};
 
@@ -13,7 +13,7 @@ use crate::flow::{Flow, Phase, Sent};
 use crate::id::ListenerId;
 use crate::link::IpPacket;
 use crate::recovery::Heard;
-use crate::segment::{self, number};
+use crate::segment::{self, Offer, number};
 use crate::time_wait::Verdict;
 use crate::tuple::Tuple;
 
@@ -38,7 +38,7 @@ impl Core {
             self.counters.bad_tcp_header += 1;
             return None;
         };
-        if !is_tcp_right(packet, payload) {
+        if !self.vouched && !is_tcp_right(packet, payload) {
             self.counters.bad_tcp_checksum += 1;
             return None;
         }
@@ -86,7 +86,7 @@ impl Core {
             return;
         }
         if tcp.syn() {
-            flow.scales = early_fin::offers_scaling(tcp);
+            flow.note_offer(Offer::of(tcp));
         }
         flow.sent.window_closed = tcp.window_len() == 0;
         let sent = flow.sent;
@@ -131,12 +131,14 @@ impl Core {
         let mtu = self.interfaces.mtu(flow.interface);
         let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
-        let Flow { set, sent, next_hop, traffic_class, .. } = flow;
+        let Flow { set, sent, next_hop, traffic_class, tuple, peer_mss, .. } = flow;
         let envelope = Envelope {
             link: &self.link,
             next_hop: *next_hop,
             traffic_class: *traffic_class,
             mtu,
+            v6: matches!(tuple.remote.addr, IpAddress::Ipv6(_)),
+            peer_mss: *peer_mss,
             sums,
             sent,
             no_room: &mut no_room,
@@ -196,8 +198,8 @@ impl Core {
         if syn && !ack && !tcp.fin() {
             match self.listeners.find(tuple.local) {
                 Some(listener) => {
-                    let scales = early_fin::offers_scaling(tcp);
-                    return self.open(listener, packet, tuple, hash, scales, device);
+                    let offer = Offer::of(tcp);
+                    return self.open(listener, packet, tuple, hash, offer, device);
                 }
                 None => self.counters.no_listener += 1,
             }
@@ -225,7 +227,7 @@ impl Core {
         packet: &IpPacket<'_>,
         tuple: Tuple,
         hash: u64,
-        scales: bool,
+        offer: Offer,
         device: &mut D,
     ) {
         let Some(listener) = self.listeners.get(id) else { return };
@@ -257,7 +259,7 @@ impl Core {
         flow.interface = interface;
         flow.urgent = urgent;
         flow.listener = Some(id);
-        flow.scales = scales;
+        flow.note_offer(offer);
         let listening = flow.socket_mut().listen(tuple.local);
         debug_assert!(listening.is_ok(), "a fresh socket, and a port that is not 0");
         self.half_open.push(&mut self.flows, index);
@@ -284,7 +286,8 @@ impl Core {
         let repr = segment::bare((tuple.local.port, tuple.remote.port), control, seq, ack, 0);
         let (src, dst): (IpAddress, IpAddress) = (tuple.local.addr, tuple.remote.addr);
         let ip = IpRepr::new(src, dst, IpProtocol::Tcp, repr.buffer_len(), 64);
-        let checksum = self.interfaces.checksum().clone();
+        // Whole, also for a device that would add the rest: it does so for packets of flows alone.
+        let checksum = ChecksumCapabilities::default();
         let mut fill = |payload: &mut [u8]| {
             repr.emit(&mut TcpPacket::new_unchecked(payload), &src, &dst, &checksum);
         };
