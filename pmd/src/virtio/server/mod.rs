@@ -23,7 +23,7 @@ use super::attach::Follower;
 use super::spec::feature;
 use super::transport::TransportError;
 use crate::mem::HomePool;
-use crate::port::{Arm, Burst, Link, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Arm, Burst, Link, Offloads, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use rx::Intake;
 use tx::Outlet;
 
@@ -34,7 +34,8 @@ pub(crate) const SUPPORTED: u64 = feature::VERSION_1
     | feature::RING_PACKED
     | feature::IN_ORDER
     | feature::EVENT_IDX
-    | feature::INDIRECT_DESC;
+    | feature::INDIRECT_DESC
+    | Offloads::FEATURES;
 
 /// Those that are offered unless the user says otherwise.
 pub(crate) const FEATURES: u64 = SUPPORTED;
@@ -122,6 +123,10 @@ impl QueuePair for ServerQueuePair {
 
     fn tx_waiting(&mut self) -> usize {
         self.tx.waiting()
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.tx.served.offloads()
     }
 
     fn quiesce(&mut self) {

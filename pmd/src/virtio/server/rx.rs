@@ -5,9 +5,10 @@
 
 use super::MAX_FRAME_BYTES;
 use super::served::{Served, with_ring};
-use crate::mem::{HomePool, Mbuf};
-use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::mem::{HomePool, Mbuf, Offload};
+use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
+use crate::virtio::header::{self, HeaderBytes, PLAIN};
 use crate::virtio::ring::{Buffer, Chain, DeviceRing};
 use crate::virtio::spec::net::HEADER_BYTES;
 
@@ -34,13 +35,23 @@ impl Intake {
     /// Appends frames of the driver to `burst`: at most `budget`, at most what it has room for.
     pub(super) fn receive(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let counters = &mut self.counters;
-        let Some(queue) = self.served.attend() else { return 0 };
-        with_ring!(queue, ring => receive(ring, counters, pool, burst, budget))
+        let Some((queue, _, offloads)) = self.served.attend_knowing() else { return 0 };
+        if offloads.rx_checksum {
+            with_ring!(queue, ring => receive::<_, true>(ring, offloads, counters, pool, burst, budget))
+        } else {
+            with_ring!(queue, ring => receive::<_, false>(ring, offloads, counters, pool, burst, budget))
+        }
     }
 }
 
-fn receive(
-    ring: &mut impl DeviceRing,
+/// Bytes of a burst after which it ends: as much as stays in a core's cache until it is read, when the driver sends 64 KiB
+/// at a time.
+const BURST_BYTES: usize = 256 << 10;
+
+/// Where no offload was negotiated (`READ` is false) a header is not read.
+fn receive<R: DeviceRing, const READ: bool>(
+    ring: &mut R,
+    offloads: Offloads,
     counters: &mut QueueCounters,
     pool: &HomePool,
     burst: &mut Burst,
@@ -54,19 +65,32 @@ fn receive(
     let mut mbufs = pool.alloc_bulk(chains.len());
     let (before, mut bytes) = (burst.len(), 0);
     for chain in chains {
+        if READ && bytes > BURST_BYTES {
+            break;
+        }
+        let mut header = PLAIN;
         let taken = match (mbufs.next(), chain.single()) {
             (None, _) => Ok(Taken::NoMbuf),
-            (Some(mbuf), Some(buffer)) => match take_single(mbuf, buffer) {
+            (Some(mbuf), Some(buffer)) => match take_single::<READ>(mbuf, buffer, &mut header) {
                 Ok(frame) => Ok(Taken::Frame(frame)),
                 // Too long for one mbuf, or not a frame: the general way decides.
-                Err(mbuf) => take_pieces(ring, chain, mbuf, pool),
+                Err(mbuf) => take_pieces(ring, chain, mbuf, pool, &mut header),
             },
-            (Some(mbuf), None) => take_pieces(ring, chain, mbuf, pool),
+            (Some(mbuf), None) => take_pieces(ring, chain, mbuf, pool, &mut header),
         };
         match taken {
-            Ok(Taken::Frame(frame)) => {
-                bytes += frame.pkt_len();
-                burst.push(frame);
+            Ok(Taken::Frame(mut frame)) => {
+                let length = frame.pkt_len();
+                match if READ { header::read(&header, length, offloads) } else { Ok(Offload::NONE) } {
+                    Ok(offload) => {
+                        if READ {
+                            frame.set_offload(offload);
+                        }
+                        bytes += length;
+                        burst.push(frame);
+                    }
+                    Err(_) => counters.rx_errors += 1,
+                }
             }
             Ok(Taken::Nonsense) => counters.rx_errors += 1,
             Ok(Taken::NoMbuf) => {
@@ -86,8 +110,17 @@ fn receive(
 
 /// The usual frame: one buffer, header and data, that fits in one mbuf. Gives the mbuf back if it is not that.
 #[inline]
-fn take_single(mut mbuf: Mbuf, Buffer { ptr, len }: Buffer) -> Result<Mbuf, Mbuf> {
+fn take_single<const READ: bool>(
+    mut mbuf: Mbuf,
+    Buffer { ptr, len }: Buffer,
+    header: &mut HeaderBytes,
+) -> Result<Mbuf, Mbuf> {
     let Some(bytes @ 1..) = (len as usize).checked_sub(HEADER_BYTES) else { return Err(mbuf) };
+    if READ {
+        // SAFETY: the buffer is longer than a header, and else as below. A volatile copy: what is looked at is what was
+        // read, once.
+        *header = unsafe { ptr.cast::<HeaderBytes>().read_volatile() };
+    }
     // SAFETY: the buffer was translated with its length and its memory is held by the queue; the driver may write
     // it meanwhile, which only spoils its own frame.
     match unsafe { mbuf.append_from(ptr.add(HEADER_BYTES), bytes) } {
@@ -103,6 +136,7 @@ fn take_pieces(
     chain: Chain,
     first: Mbuf,
     pool: &HomePool,
+    header: &mut HeaderBytes,
 ) -> Result<Taken, QueueFault> {
     let pieces = ring.walk(chain, 0, false)?;
     // First its length, so that no mbufs are spent on what is not a frame.
@@ -110,12 +144,18 @@ fn take_pieces(
     if !(HEADER_BYTES + 1..=HEADER_BYTES + MAX_FRAME_BYTES).contains(&total) {
         return Ok(Taken::Nonsense);
     }
-    let mut skip = HEADER_BYTES;
-    let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, first);
+    let frame_bytes = total - HEADER_BYTES;
+    // One mbuf for all of it, if there are long ones.
+    let long = if frame_bytes > first.tailroom() { pool.alloc_for(frame_bytes) } else { None };
+    let (mut full, mut current): (Option<Mbuf>, Mbuf) = (None, long.unwrap_or(first));
+    let mut rest: &mut [u8] = header;
     for &Buffer { mut ptr, len } in pieces {
         let mut left = len as usize;
-        let skipped = skip.min(left);
-        (skip, left, ptr) = (skip - skipped, left - skipped, ptr.wrapping_add(skipped));
+        let here = rest.len().min(left);
+        let (front, behind) = std::mem::take(&mut rest).split_at_mut(here);
+        // SAFETY: as in `take_single`; `here` is at most the buffer, and what it is copied to is ours alone.
+        unsafe { front.as_mut_ptr().copy_from_nonoverlapping(ptr, here) };
+        (rest, left, ptr) = (behind, left - here, ptr.wrapping_add(here));
         while left > 0 {
             if current.tailroom() == 0 {
                 let Some(next) = pool.alloc() else { return Ok(Taken::NoMbuf) };

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::port::{Arm, QueueFault};
+use crate::port::{Arm, Offloads, QueueFault};
 use crate::virtio::attach::{Follower, Position, Ring};
 use crate::virtio::packed::device::PackedDevice;
 use crate::virtio::ring::DeviceRing;
@@ -56,13 +56,15 @@ pub(super) struct Served {
     follower: Follower,
     queue: Option<Queue>,
     mergeable: bool,
+    /// What the driver takes beyond complete frames, and gives.
+    offloads: Offloads,
     /// Faults of queues that were since set up anew.
     faults: u64,
 }
 
 impl Served {
     pub(super) fn new(follower: Follower) -> Self {
-        Self { follower, queue: None, mergeable: false, faults: 0 }
+        Self { follower, queue: None, mergeable: false, offloads: Offloads::default(), faults: 0 }
     }
 
     /// The queue to work on in this burst. One load unless the driver changed something.
@@ -74,12 +76,17 @@ impl Served {
         self.queue.as_mut()
     }
 
-    /// The same, and whether a frame for the driver may span several of its buffers.
+    /// The same, and what was negotiated: whether a frame for the driver may span several of its buffers, and offloads.
     #[inline]
-    pub(super) fn attend_merging(&mut self) -> Option<(&mut Queue, bool)> {
+    pub(super) fn attend_knowing(&mut self) -> Option<(&mut Queue, bool, Offloads)> {
         self.attend();
-        let mergeable = self.mergeable;
-        self.queue.as_mut().map(|queue| (queue, mergeable))
+        let (mergeable, offloads) = (self.mergeable, self.offloads);
+        self.queue.as_mut().map(|queue| (queue, mergeable, offloads))
+    }
+
+    /// What the driver of the moment takes and gives.
+    pub(super) fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     /// Prepares for a sleep that ends when the driver sets the queue up anew or, if `chains` are waited for, makes one
@@ -123,6 +130,7 @@ impl Served {
     fn switch(&mut self) {
         let left_at = self.let_go();
         let ring = self.follower.switch(left_at);
+        self.offloads = Offloads::of_device(ring.map_or(0, |ring| ring.features));
         self.mergeable = ring.is_some_and(|ring| ring.features & feature::MRG_RXBUF != 0);
         self.queue = ring.map(Queue::new);
     }

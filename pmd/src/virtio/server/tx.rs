@@ -4,10 +4,11 @@ use arrayvec::ArrayVec;
 
 use super::served::{Served, with_ring};
 use crate::mem::{Mbuf, copy};
-use crate::port::{Burst, QueueCounters, QueueFault};
+use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
+use crate::virtio::header::{self, HeaderBytes, PLAIN};
 use crate::virtio::ring::{Buffer, Chain, DeviceRing};
-use crate::virtio::spec::net::{HEADER_BYTES, Header};
+use crate::virtio::spec::net::HEADER_BYTES;
 
 /// The most buffers one frame is spread over: 64 KiB in buffers of 1.5 KiB, with some to spare.
 const MAX_PIECES: usize = 64;
@@ -52,28 +53,35 @@ impl Outlet {
     /// Sends from the front of `burst` as long as the driver has buffers.
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
         let counters = &mut self.counters;
-        let Some((queue, mergeable)) = self.served.attend_merging() else { return 0 };
-        with_ring!(queue, ring => transmit(ring, mergeable, counters, burst))
+        let Some((queue, mergeable, offloads)) = self.served.attend_knowing() else { return 0 };
+        with_ring!(queue, ring => transmit(ring, mergeable, offloads, counters, burst))
     }
 }
 
 fn transmit(
     ring: &mut impl DeviceRing,
     mergeable: bool,
+    offloads: Offloads,
     counters: &mut QueueCounters,
     burst: &mut Burst,
 ) -> usize {
     let Ok(chains) = ring.fetch(burst.len(), true) else { return 0 };
     let (mut sent, mut next) = (0, 0);
-    for frame in burst.iter() {
+    for frame in burst.iter_mut() {
         let bytes = frame.pkt_len();
+        if !header::prepare(frame, offloads) {
+            counters.tx_errors += 1;
+            sent += 1;
+            continue;
+        }
+        let header = header(frame, offloads);
         let used = match chains.get(next) {
-            Some(&chain) if chain.single().is_some_and(|buffer| put_single(frame, buffer)) => {
+            Some(&chain) if chain.single().is_some_and(|buffer| put_single(frame, header, buffer)) => {
                 #[allow(clippy::cast_possible_truncation)] // it fitted into a buffer of u32 bytes
                 ring.give_back(chain, (HEADER_BYTES + bytes) as u32);
                 Ok(Some(1))
             }
-            _ => put_pieces(ring, frame, mergeable),
+            _ => put_pieces(ring, frame, header, mergeable),
         };
         match used {
             Ok(Some(0)) => counters.tx_errors += 1,
@@ -91,16 +99,26 @@ fn transmit(
     sent
 }
 
-/// The header of a received packet that asks nothing and spans `num_buffers`. virtio 1.2 §5.1.6.4: the field is
-/// 1 where buffers are not merged.
+/// What the driver is told of a frame in one buffer: `num_buffers` is 1 also where buffers are not merged (virtio 1.2
+/// §5.1.6.4).
 #[inline]
-fn header(num_buffers: u16) -> Header {
-    Header { num_buffers: num_buffers.to_le(), ..Header::default() }
+fn header(frame: &Mbuf, offloads: Offloads) -> HeaderBytes {
+    let offload = frame.offload();
+    let plain = offload.is_complete() && !(offloads.tx_checksum && offload.is_checksum_good());
+    let header = if plain { PLAIN } else { header::write(offload, offloads.tx_checksum) };
+    spanning(header, 1)
+}
+
+/// The same header of a frame in `num_buffers`.
+#[inline]
+fn spanning(mut header: HeaderBytes, num_buffers: u16) -> HeaderBytes {
+    header[HEADER_BYTES - 2..].copy_from_slice(&num_buffers.to_le_bytes());
+    header
 }
 
 /// The usual frame: one segment into one buffer that holds it. Returns whether it was that.
 #[inline]
-fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
+fn put_single(frame: &Mbuf, header: HeaderBytes, Buffer { ptr, len }: Buffer) -> bool {
     let data = frame.data();
     if frame.next().is_some() || data.is_empty() || (len as usize) < HEADER_BYTES + data.len() {
         return false;
@@ -108,7 +126,7 @@ fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
     // SAFETY: the buffer was translated with its length, which holds header and data, and its memory is held by
     // the queue. Nobody in this process borrows it: it is the driver's.
     unsafe {
-        ptr.cast::<Header>().write_unaligned(header(1));
+        ptr.cast::<HeaderBytes>().write_unaligned(header);
         copy(data.as_ptr(), ptr.add(HEADER_BYTES), data.len());
     }
     true
@@ -120,6 +138,7 @@ fn put_single(frame: &Mbuf, Buffer { ptr, len }: Buffer) -> bool {
 fn put_pieces(
     ring: &mut impl DeviceRing,
     frame: &Mbuf,
+    header: HeaderBytes,
     mergeable: bool,
 ) -> Result<Option<usize>, QueueFault> {
     let total = HEADER_BYTES + frame.pkt_len();
@@ -129,9 +148,7 @@ fn put_pieces(
         _ => return Ok(Some(0)),
     };
     #[allow(clippy::cast_possible_truncation)] // at most MAX_PIECES
-    let header = header(chains.len() as u16);
-    // SAFETY: a plain struct of bytes without padding (12 = its size, asserted in `spec`).
-    let header: [u8; HEADER_BYTES] = unsafe { std::mem::transmute(header) };
+    let header = spanning(header, chains.len() as u16);
     let mut sources = std::iter::once(&header[..]).chain(frame.segments().map(Mbuf::data));
     let mut source: &[u8] = &[];
     let mut buffers = buffers.into_iter();
