@@ -56,18 +56,19 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Frames dropped anywhere, by reason: what programs dropped, `tx_dropped` for those that a full transmit queue
-    /// did not take, the drivers' `rx_errors` and `tx_errors`, and `netem_lost`. (`rx_nombuf` counts missing buffers,
+    /// did not take, the drivers' `rx_errors`, `tx_errors` and `tx_lost`, and `netem_lost`. (`rx_nombuf` counts missing buffers,
     /// not frames.)
     /// Reasons without a frame are left out.
     #[must_use]
     pub fn drops(&self) -> Counters {
         let mut drops = self.summed(|core| &core.total.drops);
         for PortSnapshot { total, .. } in &self.ports {
-            let QueueCounters { rx_errors, tx_errors, netem_lost, .. } = total.counters;
+            let QueueCounters { rx_errors, tx_errors, tx_lost, netem_lost, .. } = total.counters;
             for (reason, count) in [
                 ("tx_dropped", total.tx_dropped),
                 ("rx_errors", rx_errors),
                 ("tx_errors", tx_errors),
+                ("tx_lost", tx_lost),
                 ("netem_lost", netem_lost),
             ] {
                 if count > 0 {

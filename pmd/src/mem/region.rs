@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -153,14 +154,24 @@ pub enum RegionError {
 /// the *contents* of frames, never the structures that say where frames are.
 #[derive(Debug)]
 pub struct Region {
+    memory: Arc<Memory>,
+    /// What may be carved: all of it, or a [part](Region::part).
+    bounds: Range<usize>,
+    /// Where the next piece begins, at the earliest.
+    carved_bytes: AtomicUsize,
+}
+
+/// The mapping, and what goes with it.
+#[derive(Debug)]
+struct Memory {
     map: Mapping,
     file: File,
     page: PageSize,
-    carved_bytes: AtomicUsize,
     shared: Mutex<Weak<dyn Any + Send + Sync>>,
 }
 
-/// A piece of a [`Region`], zeroed, never given back before the region itself goes.
+/// A piece of a [`Region`], zeroed, never given back before the region goes, or the [part](Region::part) of it that it
+/// was carved from.
 #[derive(Clone, Copy, Debug)]
 pub struct Carved {
     /// Where we see it.
@@ -217,7 +228,46 @@ impl Region {
             _ => no_hugepages(len_bytes, page, config.numa_node),
         })?;
         let shared = Mutex::new(Weak::<()>::new() as _);
-        Ok(Self { map, file, page, carved_bytes: AtomicUsize::new(0), shared })
+        let memory = Arc::new(Memory { map, file, page, shared });
+        Ok(Self { memory, bounds: 0..len_bytes, carved_bytes: AtomicUsize::new(0) })
+    }
+
+    /// Sets `len_bytes` apart for one user: the same mapping for devices to reach, to carve from up to there, and, other
+    /// than the region itself, to be used [again](Self::reuse).
+    ///
+    /// # Errors
+    /// [`RegionError::Full`].
+    pub(crate) fn part(&self, len_bytes: usize) -> Result<Arc<Region>, RegionError> {
+        const ALIGN: usize = 128;
+        let piece = self.carve(len_bytes, ALIGN)?;
+        let start = piece.ptr.addr() - self.base().addr();
+        Ok(Arc::new(Self {
+            memory: Arc::clone(&self.memory),
+            bounds: start..start + len_bytes,
+            carved_bytes: AtomicUsize::new(start),
+        }))
+    }
+
+    /// Makes all of a part free again, and zero. Whoever uses pieces of it holds it, so that there are none if this is
+    /// the last handle; else nothing is done, and `false` returned.
+    pub(crate) fn reuse(part: &mut Arc<Region>) -> bool {
+        let Some(only) = Arc::get_mut(part) else { return false };
+        let Range { start, end } = only.bounds;
+        // SAFETY: within the mapping, and set apart for this handle by `part`; nobody carved anything from it who is
+        //         still there, and what a device may write there is never read as anything but numbers.
+        unsafe { only.memory.map.ptr().add(start).write_bytes(0, end - start) };
+        *only.carved_bytes.get_mut() = start;
+        true
+    }
+
+    /// A handle that keeps the mapping alive, with nothing to carve.
+    pub(crate) fn keep(&self) -> Arc<Region> {
+        let end = self.len_bytes();
+        Arc::new(Self {
+            memory: Arc::clone(&self.memory),
+            bounds: end..end,
+            carved_bytes: AtomicUsize::new(end),
+        })
     }
 
     /// Cuts off `len_bytes` zeroed bytes aligned to `align` (a power of two).
@@ -232,15 +282,15 @@ impl Region {
         let carved = self
             .carved_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |carved| {
-                start_of(carved).checked_add(len_bytes).filter(|end| *end <= self.len_bytes())
+                start_of(carved).checked_add(len_bytes).filter(|end| *end <= self.bounds.end)
             })
             .map_err(|carved| RegionError::Full {
                 asked: len_bytes,
-                left: self.len_bytes() - carved,
-                len_bytes: self.len_bytes(),
+                left: self.bounds.end - carved,
+                len_bytes: self.bounds.len(),
             })?;
         // SAFETY: the piece ends within the mapping, as the filter above made sure.
-        let ptr = unsafe { self.map.ptr().add(start_of(carved)) };
+        let ptr = unsafe { self.memory.map.ptr().add(start_of(carved)) };
         Ok(Carved { ptr, iova: Iova(ptr as u64) })
     }
 
@@ -254,7 +304,7 @@ impl Region {
         T: Any + Send + Sync,
     {
         // Nothing can panic with the slot half written.
-        let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.memory.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Ok(there)) = slot.upgrade().map(Arc::downcast) {
             return Ok(there);
         }
@@ -267,13 +317,13 @@ impl Region {
     /// First byte of the mapping.
     #[must_use]
     pub fn base(&self) -> *mut u8 {
-        self.map.ptr()
+        self.memory.map.ptr()
     }
 
     /// Length of the mapping: whole pages.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.map.len_bytes()
+        self.memory.map.len_bytes()
     }
 
     /// Where the device sees [`base`](Self::base).
@@ -285,13 +335,13 @@ impl Region {
     /// The memfd, to be mapped by a vhost-user backend from offset 0.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.memory.file.as_fd()
     }
 
     /// The pages that were got: never [`PageSize::Auto`].
     #[must_use]
     pub fn page_size(&self) -> PageSize {
-        self.page
+        self.memory.page
     }
 }
 
@@ -371,6 +421,32 @@ mod tests {
         assert!(matches!(full, RegionError::Full { asked: 1, left: 0, len_bytes: 12288 }), "{full}");
         let overflow = region.carve(usize::MAX, 64).unwrap_err();
         assert!(matches!(overflow, RegionError::Full { .. }));
+    }
+
+    #[test]
+    fn a_part_is_used_again_when_nobody_holds_it_and_reaches_no_further() {
+        let region = ordinary(3 * 4096);
+        let before = region.carve(100, 64).unwrap();
+        let mut part = region.part(4096).unwrap();
+        let after = region.carve(100, 64).unwrap();
+        assert_eq!((part.base(), part.len_bytes()), (region.base(), region.len_bytes()));
+        let first = part.carve(4000, 128).unwrap();
+        assert!(before.ptr < first.ptr && first.ptr.wrapping_add(4000) < after.ptr);
+        let full = part.carve(4000, 128).unwrap_err();
+        assert!(matches!(full, RegionError::Full { left: 96, len_bytes: 4096, .. }), "{full}");
+        // SAFETY: just carved, and nobody else's.
+        unsafe { first.ptr.write_bytes(0xff, 4000) };
+        let user = Arc::clone(&part);
+        assert!(!Region::reuse(&mut part), "somebody uses it");
+        drop(user);
+        assert!(Region::reuse(&mut part));
+        let again = part.carve(4000, 128).unwrap();
+        assert_eq!(again.ptr, first.ptr);
+        // SAFETY: as above.
+        assert!(unsafe { std::slice::from_raw_parts(again.ptr, 4000) }.iter().all(|byte| *byte == 0));
+        let keep = part.keep();
+        assert!(keep.carve(1, 1).is_err() && keep.base() == region.base());
+        assert!(Region::reuse(&mut part), "who keeps the mapping uses nothing of the part");
     }
 
     #[test]

@@ -36,6 +36,8 @@ counters! {
     /// Frames given to `tx_burst` that can never be sent (empty, longer than the other side's buffers) and
     /// were dropped.
     tx_errors,
+    /// Frames that were with a device when it went; it may have sent some of them.
+    tx_lost,
     /// Notifications sent to the other side.
     notifications,
     /// What stopped a queue: a lie of the other side, or its end.

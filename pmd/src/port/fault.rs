@@ -122,6 +122,9 @@ pub enum QueueFault {
         /// Bytes from its start.
         offset: u64,
     },
+    /// The device, or the process that was it, has gone; the port may be waiting for it.
+    #[error("the device is gone")]
+    DeviceGone,
     /// The system refuses what it took before.
     #[error("a system call on the queue failed: {}", std::io::Error::from_raw_os_error(*errno))]
     SystemCall {

@@ -4,6 +4,7 @@ mod counters;
 mod event;
 mod fault;
 mod idle;
+mod lasting;
 mod offloads;
 mod open;
 mod spec;

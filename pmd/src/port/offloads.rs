@@ -34,6 +34,12 @@ impl Offloads {
         lro6: true,
     };
 
+    /// Whether it has everything that `other` has.
+    pub(crate) fn cover(self, other: Offloads) -> bool {
+        let all = |o: Offloads| [o.tx_checksum, o.tso4, o.tso6, o.tso_ecn, o.rx_checksum, o.lro4, o.lro6];
+        all(self).iter().zip(all(other)).all(|(have, need)| *have || !need)
+    }
+
     /// The virtio features of a device that are about offloads. virtio 1.2 §5.1.3.
     pub(crate) const FEATURES: u64 = feature::CSUM
         | feature::GUEST_CSUM

@@ -12,15 +12,14 @@ use crate::ports::netem::NetemPort;
 use crate::ports::null::NullPort;
 use crate::ports::pcap::{PcapError, PcapPort};
 use crate::ports::tap::{TapError, TapPort};
-use crate::vfio::{Host, VfioError};
+use crate::vfio::VfioError;
 use crate::virtio::InitError;
 use crate::virtio::ctrl::{Command, ReceiveMode};
 use crate::virtio::net::{self, Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::{EndTaken, Hub};
-use crate::virtio::transport::vfio::Vfio;
-use crate::virtio::transport::vhost_user::{ANSWER_WITHIN, VhostUser, VhostUserConfig, VhostUserError};
+use crate::virtio::transport::vhost_user::VhostUserError;
 use crate::virtio::transport::vhost_user_server::{ServerConfig, ServerError, VhostUserServer};
 
 /// What ports need of the engine that opens them.
@@ -86,7 +85,7 @@ pub enum OpenError {
 }
 
 impl PortSpec {
-    fn identity(&self, driver: &'static str, config: &OpenConfig<'_>) -> Identity {
+    pub(super) fn identity(&self, driver: &'static str, config: &OpenConfig<'_>) -> Identity {
         let Options { mac, with, mut without, .. } = self.options;
         let with = Offloads::implied(with);
         if !config.offloads {
@@ -181,23 +180,7 @@ impl PortSpec {
                 let info = self.served_info("virtio-net device (loop)", server::FEATURES, config);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
             }
-            Kind::Vfio(address) => {
-                let transport = Arc::new(Vfio::open(*address, config.region, &Host::default())?);
-                let identity = self.identity("virtio-net (vfio)", config);
-                Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
-            }
-            Kind::VhostUser { path } => {
-                let backend = VhostUserConfig {
-                    path: path.clone(),
-                    queue_pairs: self.queue_pairs(config.queue_pairs),
-                    fewer: self.options.queues.is_none(),
-                    control_queue: self.options.with & feature::CTRL_VQ != 0,
-                    answer_within: ANSWER_WITHIN,
-                };
-                let transport = Arc::new(VhostUser::open(&backend, Arc::clone(config.region))?);
-                let identity = self.identity("virtio-net (vhost-user)", config);
-                Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
-            }
+            Kind::Vfio(_) | Kind::VhostUser { .. } => self.open_lasting(config),
             Kind::VhostUserServer { path } => {
                 let features = self.offered(config)?;
                 let device = ServerConfig { path: path.clone(), features, queues: 2, config: Vec::new() };

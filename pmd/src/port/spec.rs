@@ -50,6 +50,10 @@ pub(super) struct Options {
     pub promisc: Option<bool>,
     /// `allmulti=on`: receive every multicast packet.
     pub allmulti: Option<bool>,
+    /// `reconnect=off` of a `vhost-user:` port: it does not come back when its backend does.
+    pub no_reconnect: bool,
+    /// `wait=on` of a `vhost-user:` port: it opens before its backend is there.
+    pub wait: bool,
     /// `FEATURE=on` of a virtio port: a driver insists on them, a device offers them also where it would not otherwise.
     pub with: u64,
     /// `FEATURE=off`: not accepted, not offered.
@@ -166,6 +170,10 @@ impl Options {
             }
             (Some(("promisc", value)), kind) => self.promisc = Some(kind.driver_switch(option, value)?),
             (Some(("allmulti", value)), kind) => self.allmulti = Some(kind.driver_switch(option, value)?),
+            (Some(("reconnect", value @ ("on" | "off"))), Kind::VhostUser { .. }) => {
+                self.no_reconnect = value == "off"
+            }
+            (Some(("wait", value @ ("on" | "off"))), Kind::VhostUser { .. }) => self.wait = value == "on",
             (Some((name, value)), _) => self.set_feature(name, value)?,
             _ => return Err(no_option(option)),
         }

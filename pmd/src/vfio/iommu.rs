@@ -42,7 +42,7 @@ impl Space {
             Ok(Arc::new(Self {
                 container: Arc::new(container),
                 // A weak reference leads from the region to here, so this one makes no circle.
-                region: Arc::clone(region),
+                region: region.keep(),
                 host: host.clone(),
                 open: Mutex::default(),
             }))

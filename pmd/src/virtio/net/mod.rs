@@ -26,7 +26,7 @@ use super::split::driver::SplitDriver;
 use super::transport::{Interrupt, Transport, TransportError};
 use crate::mem::HomePool;
 use crate::port::{
-    Arm, Burst, Link, Offloads, OpenConfig, Port, PortInfo, QueueCounters, QueueFault, QueuePair,
+    Arm, Burst, Link, Offloads, OpenConfig, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
 };
 use rx::Receiver;
 use settings::{QueuePairs, Settings};
@@ -58,6 +58,8 @@ pub(crate) struct NetPort {
     device: Arc<Device>,
     pairs: Vec<Box<dyn QueuePair>>,
     settings: Settings,
+    /// That the device is gone has been told.
+    gone: bool,
 }
 
 /// What tells one virtio port from another, beside the transport.
@@ -108,7 +110,7 @@ impl NetPort {
         let (info, pairs, control) = bring_up(&device, &identity, config, queues)?;
         let mut settings = Settings::new(&device, control, queues.used);
         settings.start(&identity.commands)?;
-        Ok(Self { name: identity.name, info, device, pairs, settings })
+        Ok(Self { name: identity.name, info, device, pairs, settings, gone: false })
     }
 
     /// Sets the virtqueues up in the format `R`, and the device going.
@@ -196,6 +198,14 @@ impl Port for NetPort {
             Ok(Some(status)) if status & net::STATUS_LINK_UP == 0 => Link::Down,
             Ok(_) => Link::Up, // without the feature the link is assumed to be up, virtio 1.2 §5.1.4.2
             Err(_) => Link::Down,
+        }
+    }
+
+    fn events(&mut self, visit: &mut dyn FnMut(PortEvent)) {
+        if let Some(why) = self.device.transport().gone()
+            && !std::mem::replace(&mut self.gone, true)
+        {
+            visit(PortEvent::Gone { why });
         }
     }
 

@@ -52,6 +52,12 @@ pub trait Transport: Send + Sync {
         true
     }
 
+    /// Why the device cannot be used any more, if that is so: it has left, or has to be let go of. Cheap; may make a
+    /// syscall.
+    fn gone(&self) -> Option<String> {
+        (!self.is_present()).then(|| "the device has left".to_owned())
+    }
+
     /// The feature bits the device offers.
     fn device_features(&self) -> Result<u64, TransportError>;
 

@@ -292,6 +292,17 @@ impl Transport for VhostUser {
         poll([self.socket.as_fd()], Some(Duration::ZERO)).is_ok_and(|[socket]| !socket.gone)
     }
 
+    fn gone(&self) -> Option<String> {
+        (!self.is_present()).then(|| {
+            if self.state().gave_up {
+                let limit_ms = self.answer_within.as_millis();
+                format!("the backend did not answer within {limit_ms} ms")
+            } else {
+                "the backend has closed the connection, or has ended".to_owned()
+            }
+        })
+    }
+
     fn device_features(&self) -> Result<u64, TransportError> {
         let without_config = if self.has_config() { 0 } else { NEEDS_CONFIG };
         let without_control = if self.control_queue { 0 } else { NEEDS_CONTROL_QUEUE };
