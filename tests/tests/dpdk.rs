@@ -1,8 +1,8 @@
 //! Our vhost-user ports with DPDK's testpmd at the other end, in both directions.
 //!
 //! Our own generator numbers and stamps every frame and checks every byte of what comes back, so each test
-//! sends ten million frames through testpmd's forwarding loop and demands all of them, once, in order, intact.
-//! Each side has a core. `BYWASH_REQUIRE=dpdk` makes a skip a failure.
+//! sends ten million frames through testpmd's forwarding loop (one million for each combination of its options) and
+//! demands all of them, once, in order, intact. Each side has a core. `BYWASH_REQUIRE=dpdk` makes a skip a failure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use peers::testpmd::{ForwardMode, ForwardStats, Host, Options, Side, Testpmd, Vi
 
 /// Frames that a generator test sends.
 const FRAMES: u64 = 10_000_000;
+/// Frames for each combination of options.
+const FRAMES_EACH: u64 = 1_000_000;
 /// How long those may take, on a machine that is busy with other things.
 const FRAMES_LIMIT: Duration = Duration::from_secs(60);
 /// The core of testpmd's forwarding loop; ours is the other one.
@@ -46,25 +48,25 @@ fn device(host: &Arc<Host>, socket: &Path, mode: ForwardMode) -> Testpmd {
     Testpmd::start(host, Options::new(Side::NetVhost(socket.into()), mode, PEER_CORE)).unwrap()
 }
 
-/// Starts our generator of ten million frames.
+/// Starts our generator of so many frames.
 ///
 /// The ring of frames on their way out is half as long as the one back, so that all frames under way fit into the
 /// latter: testpmd drops what finds no room there, and a generator that loses its core for a moment must not look
 /// like a lossy ring. It waits a little before the first frame, because DPDK's virtio driver throws away what it finds
 /// in its receive ring when it starts (`virtio_dev_start`). As a device we take the driver's lengths: see [`serve_ten_million_frames`].
-fn generate(port: &str, sizes: &str) -> Bywash {
-    let frames = FRAMES.to_string();
+fn generate(port: &str, frames: u64, sizes: &str) -> Bywash {
+    let frames = frames.to_string();
     let args = ["gen", "--port", port, "--cores", OUR_CORE, "--count", &frames, sizes, "--flows", "64"];
     Bywash::start(&[&args[..], &["--rxd", "1024", "--txd", "512", "--settle-ms", "300", "--json"]].concat())
         .unwrap()
 }
 
 /// Every frame came back once, in order, intact, and testpmd counted the same.
-fn assert_all_back(report: &Report, peer: ForwardStats) {
+fn assert_all_back(report: &Report, frames: u64, peer: ForwardStats) {
     let count = |pointer: &str| report.count(pointer).unwrap();
     let told = format!("{}\ntestpmd: {peer:?}", report.value());
-    assert_eq!(count("/counters/sent"), FRAMES, "{told}");
-    assert_eq!(count("/counters/received"), FRAMES, "{told}");
+    assert_eq!(count("/counters/sent"), frames, "{told}");
+    assert_eq!(count("/counters/received"), frames, "{told}");
     for wrong in ["lost", "reordered", "duplicated", "late", "corrupted"] {
         assert_eq!(count(&format!("/counters/{wrong}")), 0, "{wrong}: {told}");
     }
@@ -72,7 +74,7 @@ fn assert_all_back(report: &Report, peer: ForwardStats) {
     assert_eq!(count("/ports/0/faults"), 0, "{told}");
     // By reason, `foreign` among them: frames that are not ours.
     assert_eq!(report.value()["drops"], serde_json::json!({}), "{told}");
-    assert_eq!((peer.rx_packets, peer.tx_packets, peer.tx_dropped), (FRAMES, FRAMES, 0), "{told}");
+    assert_eq!((peer.rx_packets, peer.tx_packets, peer.tx_dropped), (frames, frames, 0), "{told}");
 }
 
 /// If this fails, it is the machine or the way testpmd is driven, and not our ports.
@@ -109,56 +111,102 @@ fn two_testpmds_forward_to_each_other() {
     device.quit().unwrap();
 }
 
-/// We drive, DPDK's net_vhost is the device.
-fn drive_ten_million_frames(options: &str, sizes: &str) {
-    let Some((host, _precedence)) = host() else { return };
+/// We drive, DPDK's net_vhost is the device. `ours` are options of our port, `theirs` of its.
+fn drive(host: &Arc<Host>, frames: u64, ours: &str, theirs: &'static str, sizes: &str) {
+    println!("vhost-user:…{ours} and net_vhost,{theirs}");
     let socket = host.socket("device");
-    let mut device = device(&host, &socket, ForwardMode::MacSwap);
-    let ours = generate(&format!("vhost-user:{}{options}", socket.display()), sizes);
+    let options = Options::new(Side::NetVhost(socket.clone()), ForwardMode::MacSwap, PEER_CORE);
+    let mut device = Testpmd::start(host, Options { vhost_args: theirs, ..options }).unwrap();
+    let ours = generate(&format!("vhost-user:{}{ours}", socket.display()), frames, sizes);
     let report = ours.report(FRAMES_LIMIT).unwrap();
-    assert_all_back(&report, device.stop().unwrap());
+    assert_all_back(&report, frames, device.stop().unwrap());
     device.quit().unwrap();
 }
 
 #[test]
 fn ten_million_frames_return_from_net_vhost() {
-    drive_ten_million_frames(",mrg_rxbuf=off", SMALLEST);
+    let Some((host, _precedence)) = host() else { return };
+    drive(&host, FRAMES, ",mrg_rxbuf=off", "", SMALLEST);
 }
 
 #[test]
 fn ten_million_frames_return_from_net_vhost_with_mergeable_buffers() {
-    drive_ten_million_frames(",mrg_rxbuf=on", ALL_SIZES);
+    let Some((host, _precedence)) = host() else { return };
+    drive(&host, FRAMES, ",mrg_rxbuf=on", "", ALL_SIZES);
+}
+
+/// Every number of so many bits.
+fn combinations<const BITS: usize>() -> impl Iterator<Item = [bool; BITS]> {
+    (0..1_u32 << BITS).map(|number| std::array::from_fn(|bit| number >> bit & 1 == 1))
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+#[test]
+fn frames_return_from_net_vhost_over_every_kind_of_virtqueue() {
+    let Some((host, _precedence)) = host() else { return };
+    for [packed, in_order, event_idx, mergeable] in combinations() {
+        let ours = format!(
+            ",ring_packed={},in_order={},event_idx={},mrg_rxbuf={}",
+            on_off(packed),
+            on_off(in_order),
+            on_off(event_idx),
+            on_off(mergeable)
+        );
+        drive(&host, FRAMES_EACH, &ours, "", ALL_SIZES);
+    }
+    for packed in [",ring_packed=off", ",ring_packed=on"] {
+        for theirs in ["linear-buffer=1", "ext-buffer=1"] {
+            drive(&host, FRAMES_EACH, packed, theirs, ALL_SIZES);
+        }
+    }
 }
 
 /// We are the device, DPDK's net_virtio_user drives.
-fn serve_ten_million_frames(mergeable: bool, in_order: bool, sizes: &str) {
-    let Some((host, _precedence)) = host() else { return };
-    let socket = host.socket("driver");
+fn serve(host: &Arc<Host>, frames: u64, user: VirtioUser, sizes: &str) {
+    let socket = user.socket.clone();
     // It waits for a driver; testpmd connects as soon as it finds the socket.
-    let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), sizes);
+    let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), frames, sizes);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
         let process = ours.process();
         assert!(Instant::now() < deadline && process.is_running(), "no socket: {}", process.stderr());
         std::thread::sleep(Duration::from_millis(20));
     }
-    let user = VirtioUser { mergeable, in_order, ..VirtioUser::split(&socket) };
     let options = Options::new(Side::NetVirtioUser(user), ForwardMode::MacSwap, PEER_CORE);
-    let mut driver = Testpmd::start(&host, Options { rxd: 512, txd: 1024, ..options }).unwrap();
+    let mut driver = Testpmd::start(host, Options { rxd: 512, txd: 1024, ..options }).unwrap();
     // The generator ends by itself; the driver's counters are read before it notices.
     let report = ours.report(FRAMES_LIMIT).unwrap();
-    assert_all_back(&report, driver.stop().unwrap());
+    assert_all_back(&report, frames, driver.stop().unwrap());
     driver.quit().unwrap();
 }
 
 #[test]
 fn ten_million_frames_return_from_net_virtio_user() {
-    serve_ten_million_frames(false, false, SMALLEST);
+    let Some((host, _precedence)) = host() else { return };
+    let split = VirtioUser::split(host.socket("driver"));
+    serve(&host, FRAMES, VirtioUser { mergeable: false, in_order: false, ..split }, SMALLEST);
 }
 
 #[test]
 fn ten_million_frames_return_from_net_virtio_user_with_mergeable_buffers() {
-    serve_ten_million_frames(true, true, ALL_SIZES);
+    let Some((host, _precedence)) = host() else { return };
+    serve(&host, FRAMES, VirtioUser::split(host.socket("driver")), ALL_SIZES);
+}
+
+/// Its vectorized functions want packed rings in order and one buffer a frame, or split ones with one buffer a frame;
+/// in the other combinations it takes the scalar ones by itself.
+#[test]
+fn frames_return_from_net_virtio_user_over_every_kind_of_virtqueue() {
+    let Some((host, _precedence)) = host() else { return };
+    for [packed, in_order, mergeable, vectorized] in combinations() {
+        let split = VirtioUser::split(host.socket("driver"));
+        let user = VirtioUser { packed, in_order, mergeable, vectorized, ..split };
+        println!("vhost-user-server: and {user:?}");
+        serve(&host, FRAMES_EACH, user, ALL_SIZES);
+    }
 }
 
 /// Our forwarder under more load than it can take: DPDK generates and takes back.

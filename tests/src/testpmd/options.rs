@@ -93,6 +93,8 @@ pub enum Side {
 pub struct Options {
     /// Device or driver.
     pub side: Side,
+    /// More options of a device, `linear-buffer=1` and the like, separated by commas; none if empty.
+    pub vhost_args: &'static str,
     /// What it does with frames.
     pub forward_mode: ForwardMode,
     /// The core that forwards; the other one is for its command line, which sleeps.
@@ -124,6 +126,7 @@ impl Options {
     pub fn new(side: Side, forward_mode: ForwardMode, forward_core: usize) -> Self {
         Self {
             side,
+            vhost_args: "",
             forward_mode,
             forward_core,
             main_core: usize::from(forward_core == 0),
@@ -163,7 +166,12 @@ impl Options {
         ];
         match &self.side {
             Side::NetVhost(socket) => {
-                args.push(format!("--vdev=net_vhost0,iface={},queues=1", socket.display()));
+                let comma = if self.vhost_args.is_empty() { "" } else { "," };
+                args.push(format!(
+                    "--vdev=net_vhost0,iface={},queues=1{comma}{}",
+                    socket.display(),
+                    self.vhost_args
+                ));
             }
             Side::NetVirtioUser(user) => {
                 // A vhost-user backend takes at most 8 memory regions.
