@@ -17,6 +17,9 @@ use peers::testpmd::{ForwardMode, ForwardStats, Host, Options, Side, Testpmd, Vi
 const FRAMES: u64 = 10_000_000;
 /// Frames for each combination of options.
 const FRAMES_EACH: u64 = 1_000_000;
+/// Its vectorized functions fill the whole ring with receive buffers, so that more frames can be under way than fit into
+/// the ring back. At this rate there is room, in both.
+const VECTORIZED_PPS: u32 = 400_000;
 /// How long those may take, on a machine that is busy with other things.
 const FRAMES_LIMIT: Duration = Duration::from_secs(60);
 /// The core of testpmd's forwarding loop; ours is the other one.
@@ -54,11 +57,13 @@ fn device(host: &Arc<Host>, socket: &Path, mode: ForwardMode) -> Testpmd {
 /// latter: testpmd drops what finds no room there, and a generator that loses its core for a moment must not look
 /// like a lossy ring. It waits a little before the first frame, because DPDK's virtio driver throws away what it finds
 /// in its receive ring when it starts (`virtio_dev_start`). As a device we take the driver's lengths: see [`serve_ten_million_frames`].
-fn generate(port: &str, frames: u64, sizes: &str) -> Bywash {
+fn generate(port: &str, frames: u64, rate: Option<u32>, sizes: &str) -> Bywash {
     let frames = frames.to_string();
     let args = ["gen", "--port", port, "--cores", OUR_CORE, "--count", &frames, sizes, "--flows", "64"];
-    Bywash::start(&[&args[..], &["--rxd", "1024", "--txd", "512", "--settle-ms", "300", "--json"]].concat())
-        .unwrap()
+    let rate = rate.map(|pps| format!("--rate={pps}"));
+    let rest = ["--rxd", "1024", "--txd", "512", "--settle-ms", "300", "--json"];
+    let rate: Vec<&str> = rate.iter().map(String::as_str).collect();
+    Bywash::start(&[&args[..], &rest, &rate].concat()).unwrap()
 }
 
 /// Every frame came back once, in order, intact, and testpmd counted the same.
@@ -117,7 +122,7 @@ fn drive(host: &Arc<Host>, frames: u64, ours: &str, theirs: &'static str, sizes:
     let socket = host.socket("device");
     let options = Options::new(Side::NetVhost(socket.clone()), ForwardMode::MacSwap, PEER_CORE);
     let mut device = Testpmd::start(host, Options { vhost_args: theirs, ..options }).unwrap();
-    let ours = generate(&format!("vhost-user:{}{ours}", socket.display()), frames, sizes);
+    let ours = generate(&format!("vhost-user:{}{ours}", socket.display()), frames, None, sizes);
     let report = ours.report(FRAMES_LIMIT).unwrap();
     assert_all_back(&report, frames, device.stop().unwrap());
     device.quit().unwrap();
@@ -168,7 +173,8 @@ fn frames_return_from_net_vhost_over_every_kind_of_virtqueue() {
 fn serve(host: &Arc<Host>, frames: u64, user: VirtioUser, sizes: &str) {
     let socket = user.socket.clone();
     // It waits for a driver; testpmd connects as soon as it finds the socket.
-    let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), frames, sizes);
+    let rate = user.vectorized.then_some(VECTORIZED_PPS);
+    let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), frames, rate, sizes);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
         let process = ours.process();

@@ -23,6 +23,12 @@ pub(crate) use peer::Peer;
 
 #[cfg(test)]
 #[allow(unsafe_code)]
+mod device_tests;
+#[cfg(test)]
+#[allow(unsafe_code)]
 pub(crate) mod played;
+#[cfg(test)]
+#[allow(unsafe_code)]
+pub(crate) mod played_driver;
 #[cfg(test)]
 mod tests;

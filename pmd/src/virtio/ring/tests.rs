@@ -246,11 +246,11 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
 }
 
 /// Powers of two for the split format, any size for the packed one.
-fn sizes(packed: bool) -> BoxedStrategy<u16> {
+pub(crate) fn sizes(packed: bool) -> BoxedStrategy<u16> {
     if packed { (1_u16..=70).boxed() } else { (0_u32..=8).prop_map(|log| 1 << log).boxed() }
 }
 
-fn start() -> impl Strategy<Value = u16> {
+pub(crate) fn start() -> impl Strategy<Value = u16> {
     prop_oneof![Just(0), Just(u16::MAX), 65_500..=u16::MAX, any::<u16>()]
 }
 

@@ -193,6 +193,3 @@ impl Areas {
 pub(crate) fn event_is_due(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
-
-#[cfg(test)]
-mod tests;
