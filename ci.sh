@@ -26,8 +26,8 @@ readonly PACKAGES=(
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
     util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
     curl apache2-utils wrk netcat-openbsd iperf3  # the kernel as a peer: clients of our servers, one stream,
-    iputils-ping dnsmasq-base                   # echo requests; DHCP, router advertisements and DNS
     tcpdump                                     # reads what we capture; its libpcap compiles filters
+    iputils-ping dnsmasq-base ethtool           # echo requests; DHCP, router advertisements and DNS; checksums of veth
     shellcheck                                  # lint of the scripts
     python3-venv                                # HdrHistogram's Python package, in an environment of its own
 )

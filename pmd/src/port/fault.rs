@@ -113,6 +113,38 @@ pub enum QueueFault {
         /// How many used elements are there.
         ready: u16,
     },
+    /// An index of an AF_XDP ring went back, or further than there are entries.
+    #[error(
+        "kernel moved an index of the {ring} ring by {by} to {index}, it has {size} entries (af_xdp.rst)"
+    )]
+    XdpIndexJump {
+        /// Which ring.
+        ring: &'static str,
+        /// The index.
+        index: u32,
+        /// How far it moved.
+        by: u32,
+        /// Entries of the ring.
+        size: u32,
+    },
+    /// An AF_XDP ring returns an address that the kernel does not hold.
+    #[error("kernel returned address {address:#x} in the {ring} ring, which it does not hold (af_xdp.rst)")]
+    XdpAddressUnknown {
+        /// Which ring.
+        ring: &'static str,
+        /// What it returned.
+        address: u64,
+    },
+    /// A received frame does not lie in the chunk that it was written to.
+    #[error("kernel says that a frame has {len} bytes at {offset} of a chunk of {chunk} (af_xdp.rst)")]
+    XdpFrameOutside {
+        /// Where in the chunk, in bytes.
+        offset: u32,
+        /// How long, in bytes.
+        len: u32,
+        /// Bytes of the chunk.
+        chunk: u32,
+    },
     /// The interface behind the queue was deleted.
     #[error("the interface is gone: it was deleted while it was open; create it again and start again")]
     InterfaceGone,

@@ -16,6 +16,7 @@ use arrayvec::ArrayVec;
 use crate::mem::{HomePool, Mbuf};
 pub use crate::ports::pcap::PcapError;
 pub use crate::ports::tap::TapError;
+pub use crate::ports::xdp::XdpError;
 pub use crate::virtio::ctrl::{Command, CommandError, ControlError, Mac, ReceiveMode};
 pub use crate::virtio::rss::{HashConfig, RssConfig};
 use crate::virtio::transport::TransportError;

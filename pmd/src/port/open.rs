@@ -12,6 +12,7 @@ use crate::ports::netem::NetemPort;
 use crate::ports::null::NullPort;
 use crate::ports::pcap::{PcapError, PcapPort};
 use crate::ports::tap::{TapError, TapPort};
+use crate::ports::xdp::{XdpError, XdpPort};
 use crate::vfio::VfioError;
 use crate::virtio::InitError;
 use crate::virtio::ctrl::{Command, ReceiveMode};
@@ -74,6 +75,9 @@ pub enum OpenError {
     /// A capture cannot be read or written.
     #[error(transparent)]
     Pcap(#[from] PcapError),
+    /// There is no interface that can be used by AF_XDP.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
     /// The device could not be brought up.
     #[error("port {port:?} could not be started")]
     Init {
@@ -198,6 +202,7 @@ impl PortSpec {
                 let queue_pairs = self.options.queues.unwrap_or(config.queue_pairs);
                 Ok(Box::new(NullPort::new(self.text.clone(), null, mac, queue_pairs, config)))
             }
+            Kind::Xdp(xdp) => Ok(Box::new(XdpPort::open(self.text.clone(), xdp, self.options.mac, config)?)),
             Kind::Netem { impairments, port } => {
                 // A bit that is changed in a frame whose checksum is still to be made would be changed for good, and who
                 // loses one of 64 KiB loses 45.

@@ -10,6 +10,7 @@ use crate::ports::netem::Impairments;
 use crate::ports::null::NullSpec;
 use crate::ports::pcap::PcapSpec;
 use crate::ports::tap::TapSpec;
+use crate::ports::xdp::XdpSpec;
 use crate::vfio::{PciAddress, VfioError};
 use crate::virtio::spec::feature;
 
@@ -36,6 +37,7 @@ pub(super) enum Kind {
     Tap(TapSpec),
     Pcap(PcapSpec),
     Null(NullSpec),
+    Xdp(XdpSpec),
     Netem { impairments: Impairments, port: Box<PortSpec> },
 }
 
@@ -72,7 +74,7 @@ pub struct SpecError {
 }
 
 const KINDS: &str = "loop:[NAME.]a, loop:[NAME.]b, vfio:PCI-ADDRESS, vhost-user:PATH, vhost-user-server:PATH, \
-                     tap:INTERFACE, pcap:in=FILE,out=FILE, null:, netem:OPTIONS/PORT";
+                     tap:INTERFACE, xdp:INTERFACE, pcap:in=FILE,out=FILE, null:, netem:OPTIONS/PORT";
 
 impl FromStr for PortSpec {
     type Err = SpecError;
@@ -114,6 +116,7 @@ impl FromStr for PortSpec {
             "vhost-user" => Kind::VhostUser { path: address.into() },
             "vhost-user-server" => Kind::VhostUserServer { path: address.into() },
             "tap" => Kind::Tap(TapSpec::new(address).map_err(&fail)?),
+            "xdp" => Kind::Xdp(XdpSpec::new(address).map_err(&fail)?),
             other => return Err(fail(format!("no kind of port is called {other:?}; there are {KINDS}"))),
         };
         let mut options = Options::default();
@@ -152,6 +155,7 @@ impl Options {
             }
             (_, Kind::Pcap(pcap)) => pcap.set(option)?,
             (_, Kind::Null(null)) if !option.starts_with("queues=") => null.set(option)?,
+            (_, Kind::Xdp(xdp)) => xdp.set(option)?,
             (Some(("queues", queues)), Kind::Tap(tap)) => tap.set_queues(queues)?,
             (Some(("persist", "on")), Kind::Tap(tap)) => tap.persist = true,
             (Some(("persist", "off")), Kind::Tap(tap)) => tap.persist = false,

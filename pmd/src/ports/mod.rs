@@ -6,3 +6,4 @@ pub(crate) mod netem;
 pub(crate) mod null;
 pub(crate) mod pcap;
 pub(crate) mod tap;
+pub(crate) mod xdp;

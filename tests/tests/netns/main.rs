@@ -1,4 +1,4 @@
-//! The running kernel as the peer of `tap:` ports, in network namespaces that the tests make.
+//! The running kernel as the peer of `tap:` and `xdp:` ports, in network namespaces that the tests make.
 //!
 //! `BYWASH_REQUIRE=netns` makes a skip a failure.
 
@@ -11,6 +11,7 @@ mod ping;
 mod port;
 mod refusals;
 mod several_cores;
+mod xdp;
 
 use std::time::Duration;
 

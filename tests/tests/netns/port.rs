@@ -19,14 +19,15 @@ const OURS: &str = "192.0.2.2";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes in front of a datagram: Ethernet, IPv4, UDP.
-const HEADERS: usize = 14 + 20 + 8;
+pub(crate) const HEADERS: usize = 14 + 20 + 8;
 
-struct Memory {
-    region: Arc<Region>,
-    pool: HomePool,
+pub(crate) struct Memory {
+    pub(crate) region: Arc<Region>,
+    pub(crate) pool: HomePool,
 }
 
-fn memory() -> Memory {
+/// A region of ordinary pages, and a pool of 1,024 mbufs.
+pub(crate) fn memory() -> Memory {
     let pool = PoolConfig { mbufs: 1024, ..PoolConfig::default() };
     let len_bytes = pool.region_bytes() + (1 << 20);
     let region = Region::new(RegionConfig { len_bytes, page: PageSize::Ordinary, numa_node: None }).unwrap();
@@ -34,7 +35,8 @@ fn memory() -> Memory {
     Memory { region, pool }
 }
 
-fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Port>, OpenError> {
+/// Opens a port in the namespace, with 256 descriptors a queue.
+pub(crate) fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Port>, OpenError> {
     let body = || {
         let config = OpenConfig {
             region,
@@ -51,7 +53,8 @@ fn open_in(netns: &Netns, region: &Arc<Region>, spec: &str) -> Result<Box<dyn Po
     netns.inside(body).unwrap()
 }
 
-fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
+/// Tries until it is so, or fails.
+pub(crate) fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !met() {
         assert!(Instant::now() < deadline, "{what}");
@@ -60,7 +63,7 @@ fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
 }
 
 /// A socket of the kernel's end, and a neighbour entry that makes it find ours.
-fn kernel_socket(netns: &Netns, port: &dyn Port) -> UdpSocket {
+pub(crate) fn kernel_socket(netns: &Netns, port: &dyn Port) -> UdpSocket {
     let mac = port.info().mac.map(|byte| format!("{byte:02x}")).join(":");
     netns.ip(&format!("neigh replace {OURS} lladdr {mac} dev bw0")).unwrap();
     let socket = netns.inside(|| UdpSocket::bind("192.0.2.1:0").unwrap()).unwrap();
@@ -78,7 +81,7 @@ fn is_ours(frame: &[u8]) -> bool {
 }
 
 /// Makes the answer of the question: addresses and ports change places, which leaves the checksums right.
-fn turn_round(frame: &mut [u8]) {
+pub(crate) fn turn_round(frame: &mut [u8]) {
     let (to, from) = frame.split_at_mut(6);
     to.swap_with_slice(&mut from[..6]);
     let (source, destination) = frame[26..].split_at_mut(4);
@@ -88,7 +91,7 @@ fn turn_round(frame: &mut [u8]) {
 }
 
 /// One turn of a loop that answers; returns the lengths of what it answered, headers included.
-fn answer(pair: &mut dyn QueuePair, pool: &HomePool) -> Vec<usize> {
+pub(crate) fn answer(pair: &mut dyn QueuePair, pool: &HomePool) -> Vec<usize> {
     let (mut incoming, mut outgoing) = (Burst::new(), Burst::new());
     pair.rx_burst(pool, &mut incoming, MAX_BURST);
     let mut lengths = Vec::new();
@@ -106,7 +109,12 @@ fn answer(pair: &mut dyn QueuePair, pool: &HomePool) -> Vec<usize> {
 }
 
 /// Sends a datagram of each length to the port and asserts that it comes back whole.
-fn assert_answers(socket: &UdpSocket, pair: &mut dyn QueuePair, pool: &HomePool, lengths: &[usize]) {
+pub(crate) fn assert_answers(
+    socket: &UdpSocket,
+    pair: &mut dyn QueuePair,
+    pool: &HomePool,
+    lengths: &[usize],
+) {
     let to: SocketAddr = format!("{OURS}:7").parse().unwrap();
     for len in lengths {
         let sent = payload(*len);
