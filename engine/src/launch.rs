@@ -18,4 +18,5 @@ mod sockets;
 
 pub use builder::{Engine, PortIndex, StartError};
 pub use keeper::{PortNews, PortRef};
+pub(crate) use keeper::{Shared as SharedPorts, lock};
 pub use running::{Running, StopError};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use pmd::HomePool;
 use pmd::port::Burst;
 
+use crate::capture::{Order, Tap};
 use crate::idle::Idler;
 use crate::news::News;
 use crate::program::{Cx, Lane, Program};
@@ -80,11 +81,36 @@ impl Lcore {
         self.collect();
     }
 
-    /// Tells the programs what has happened to their ports.
+    /// Begins or ends a capture of one of its lanes.
+    #[cold]
+    fn follow(&mut self, order: Order) {
+        let report = &self.report;
+        let mut lanes = self.nodes.iter_mut().flat_map(|node| &mut node.lanes);
+        match order {
+            Order::Begin(tap) => {
+                let wants =
+                    |lane: &&mut Lane| report.queues[lane.row].port == tap.port() && !tap.is_on(&lane.tap);
+                if let Some(lane) = lanes.find(wants) {
+                    tap.begin(&mut lane.tap);
+                }
+            }
+            Order::End { id, back } => {
+                if let Some(tap) = lanes.find_map(|lane| Tap::end(id, &mut lane.tap)) {
+                    // Who waits no longer frees it here.
+                    let _ = back.try_send(tap);
+                }
+            }
+        }
+    }
+
+    /// Tells the programs what has happened to their ports, and follows orders.
     #[cold]
     fn read_news(&mut self, now: Ticks, pool: &HomePool) {
         // ORDERING: Relaxed. As in `turn`.
         let winding_down = self.signals.winding_down.load(Ordering::Relaxed);
+        while let Some(order) = self.news.take_order() {
+            self.follow(order);
+        }
         while let Some((port, event)) = self.news.take() {
             let (tsc, report) = (&self.tsc, &mut *self.report);
             for Node { program, lanes, slots } in &mut self.nodes {
@@ -121,6 +147,9 @@ impl Lcore {
                 cx.report.bursts += 1;
                 cx.report.packets += received as u64;
                 cx.report.full_bursts += u64::from(received == self.budget);
+                if let Some(tap) = &mut lane.tap {
+                    tap.received(self.burst.iter(), now.0, cx.report.queues[lane.row].queue);
+                }
                 if !lane.stamped {
                     self.burst.iter_mut().for_each(|frame| frame.set_rx_ticks(now.0));
                 }

@@ -12,7 +12,9 @@
 // Tests make bytes out of counters all the time.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+mod capture;
 pub mod config;
+pub mod control;
 pub mod idle;
 pub mod latency;
 mod launch;

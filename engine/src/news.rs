@@ -1,4 +1,5 @@
-//! What the keeper tells a core about its ports: a board that the core looks at once a turn.
+//! What a core is told from outside: of its ports by the keeper, of captures by whoever captures. A board that the core
+//! looks at once a turn.
 //!
 //! The look is one load of a line that nobody writes as long as there is no news; the lock is taken only when there
 //! is. What a core does not fetch in time is bounded: the oldest news goes.
@@ -10,20 +11,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use door::{Caller, CoreBell};
 use pmd::port::PortEvent;
 
-/// How much news waits for a core at most.
+use crate::capture::Order;
+
+/// How much news of ports waits for a core at most.
 const WAITING: usize = 64;
 
 #[derive(Debug)]
 struct Shared {
     /// Counts what was posted.
     posted: AtomicU64,
-    waiting: Mutex<VecDeque<(usize, PortEvent)>>,
+    waiting: Mutex<Waiting>,
     /// The core's.
     bell: Arc<CoreBell>,
 }
 
-/// The keeper's end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<(usize, PortEvent)>,
+    /// Bounded by the number of captures: a beginning and an end each.
+    orders: VecDeque<Order>,
+}
+
+/// The end of those who tell.
+#[derive(Clone, Debug)]
 pub(crate) struct Board(Arc<Shared>);
 
 /// The core's end.
@@ -42,11 +52,22 @@ pub(crate) fn board(bell: Arc<CoreBell>) -> (Board, News) {
 impl Board {
     /// Leaves word of something that happened to a port. Cold.
     pub(crate) fn post(&self, port: usize, event: &PortEvent) {
+        self.leave(|waiting| {
+            if waiting.events.len() == WAITING {
+                waiting.events.pop_front();
+            }
+            waiting.events.push_back((port, event.clone()));
+        });
+    }
+
+    /// Tells of a capture. Cold.
+    pub(crate) fn order(&self, order: Order) {
+        self.leave(|waiting| waiting.orders.push_back(order));
+    }
+
+    fn leave(&self, word: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() == WAITING {
-            waiting.pop_front();
-        }
-        waiting.push_back((port, event.clone()));
+        word(&mut waiting);
         // ORDERING: Relaxed. Only the hint that there is something to fetch under the mutex, which is held here.
         //           Partner: `News::is_there`.
         self.0.posted.fetch_add(1, Ordering::Relaxed);
@@ -68,12 +89,18 @@ impl News {
     #[cold]
     pub(crate) fn take(&mut self) -> Option<(usize, PortEvent)> {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = waiting.pop_front();
-        if next.is_none() {
+        let next = waiting.events.pop_front();
+        if next.is_none() && waiting.orders.is_empty() {
             // ORDERING: Relaxed: changes only under the mutex, which is held here.
             self.seen = self.shared.posted.load(Ordering::Relaxed);
         }
         next
+    }
+
+    /// The oldest order not yet taken; to be asked for before [`take`](Self::take).
+    #[cold]
+    pub(crate) fn take_order(&mut self) -> Option<Order> {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).orders.pop_front()
     }
 }
 

@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 use pmd::port::{Burst, MAX_BURST, PortEvent, PortInfo, QueuePair};
 use pmd::{HomePool, Mbuf};
 
+use crate::capture::Tap;
 use crate::stats::CoreReport;
 use crate::tsc::{Ticks, Tsc};
 
@@ -94,6 +95,8 @@ pub(crate) struct Lane {
     pub patient: bool,
     /// Since when no frame has left that waits.
     still_since: Option<Ticks>,
+    /// Captures of what passes here, if there are any.
+    pub tap: Option<Box<Tap>>,
     staged: Box<Burst>,
     /// Scratch of `flush`: 1 KiB that would be copied about if it were a return value.
     stamps: Box<Stamps>,
@@ -111,6 +114,7 @@ impl Lane {
             shared,
             patient: false,
             still_since: None,
+            tap: None,
             staged: Box::default(),
             stamps: Box::default(),
         }
@@ -229,6 +233,9 @@ fn flush(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, recording: bool) {
     if recording {
         note_stamps(&lane.staged, &mut lane.stamps);
     }
+    if lane.tap.is_some() {
+        capture_sent(lane, report);
+    }
     let sent = lane.queue_pair.tx_burst(&mut lane.staged);
     if !lane.staged.is_empty() {
         left_over(lane, tsc, report, sent);
@@ -255,6 +262,15 @@ fn left_over(lane: &mut Lane, tsc: &Tsc, report: &mut CoreReport, sent: usize) {
         lane.still_since = None;
         report.queues[lane.row].tx_dropped += lane.staged.len() as u64;
         lane.staged.clear();
+    }
+}
+
+/// Captures what is about to be sent: as much of it as there is room for now, since it is gone afterwards.
+#[cold]
+fn capture_sent(lane: &mut Lane, report: &CoreReport) {
+    let room = lane.queue_pair.tx_room();
+    if let Some(tap) = &mut lane.tap {
+        tap.sent(lane.staged.iter().take(room), Tsc::now().0, report.queues[lane.row].queue);
     }
 }
 

@@ -11,6 +11,7 @@ use stack::Service;
 
 use super::pools::{CorePools, PoolsConfig};
 use super::running::Running;
+use crate::control::{Control, ControlError};
 use crate::idle::Idle;
 use crate::program::{Program, ProgramError};
 use crate::queue::deal::Terms;
@@ -73,6 +74,9 @@ pub enum StartError {
     /// No thread for the keeper.
     #[error("cannot start the thread that looks after the ports")]
     Keeper(#[source] std::io::Error),
+    /// The engine cannot be reached from outside, and is to be.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// No thread.
     #[error("cannot start the thread of loop {lcore}")]
     Thread {
@@ -126,6 +130,8 @@ pub(super) struct Plan {
     /// How each of them is shared.
     pub terms: Vec<Terms>,
     pub data_room_bytes: u32,
+    /// Whether other processes may ask it.
+    pub control: Option<Control>,
 }
 
 /// An engine to be.
@@ -163,6 +169,7 @@ pub struct Engine {
     latency: bool,
     idle: Idle,
     hub: Hub,
+    control: Option<Control>,
 }
 
 /// Handle of a port in the engine it was added to: its index.
@@ -186,6 +193,7 @@ impl Engine {
             latency: true,
             idle: Idle::default(),
             hub: Hub::default(),
+            control: None,
         }
     }
 
@@ -234,6 +242,12 @@ impl Engine {
     /// Where this engine's `loop:` ports meet those of other engines.
     pub fn hub(&mut self, hub: &Hub) -> &mut Self {
         self.hub = hub.clone();
+        self
+    }
+
+    /// Lets other processes of this user ask the engine while it runs: [`control`](crate::control).
+    pub fn control(&mut self, control: Control) -> &mut Self {
+        self.control = Some(control);
         self
     }
 
@@ -358,8 +372,19 @@ impl Engine {
             pool_configs.iter().map(|config| CorePools::new(&region, config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
         let terms = self.ports.iter().map(|port| port.terms).collect();
-        let Self { lcores, burst, latency, idle, data_room_bytes, .. } = self;
-        Running::launch(Plan { lcores, burst, latency, idle, tsc, pools, ports, terms, data_room_bytes })
+        let Self { lcores, burst, latency, idle, data_room_bytes, control, .. } = self;
+        Running::launch(Plan {
+            lcores,
+            burst,
+            latency,
+            idle,
+            tsc,
+            pools,
+            ports,
+            terms,
+            data_room_bytes,
+            control,
+        })
     }
 
     fn check(&self) -> Result<(), StartError> {

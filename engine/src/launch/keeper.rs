@@ -39,7 +39,7 @@ pub struct PortNews {
 }
 
 /// An engine's ports, shared between its owner and its keeper.
-pub(super) type Shared = Arc<[Mutex<Box<dyn Port>>]>;
+pub(crate) type Shared = Arc<[Mutex<Box<dyn Port>>]>;
 
 /// A port, while the keeper waits.
 pub struct PortRef<'a>(MutexGuard<'a, Box<dyn Port>>);
@@ -52,7 +52,7 @@ impl Deref for PortRef<'_> {
     }
 }
 
-pub(super) fn lock(port: &Mutex<Box<dyn Port>>) -> MutexGuard<'_, Box<dyn Port>> {
+pub(crate) fn lock(port: &Mutex<Box<dyn Port>>) -> MutexGuard<'_, Box<dyn Port>> {
     // A port whose driver panicked is in no worse state than one whose device lies.
     port.lock().unwrap_or_else(PoisonError::into_inner)
 }

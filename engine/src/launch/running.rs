@@ -1,6 +1,6 @@
 //! An engine whose loops turn, and how it ends.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use thiserror::Error;
 use super::builder::{LcorePlan, Plan, StartError};
 use super::keeper::{Keeper, PortNews, PortRef, Shared, lock};
 use super::pools::CorePools;
+use crate::capture::Captures;
+use crate::control::{self, Control, ControlError, Folder, Server, runtime_folder};
 use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
@@ -58,6 +60,8 @@ pub struct Running {
     bells: Vec<Arc<CoreBell>>,
     ports: Shared,
     keeper: Option<Keeper>,
+    /// Answers other processes, if they may ask.
+    server: Option<Server>,
     /// Of all loops, until the queue pairs have given back what they held.
     pools: Vec<CorePools>,
 }
@@ -65,7 +69,7 @@ pub struct Running {
 impl Running {
     pub(super) fn launch(plan: Plan) -> Result<Self, StartError> {
         let Plan { lcores: plans, burst: budget, latency, idle, tsc, pools, mut ports, terms, .. } = plan;
-        let data_room_bytes = plan.data_room_bytes;
+        let (data_room_bytes, control) = (plan.data_room_bytes, plan.control);
         let bells: Vec<Arc<CoreBell>> = plans.iter().map(|plan| Arc::clone(&plan.bell)).collect();
         if idle != Idle::Poll {
             bells.iter().try_for_each(|bell| bell.open()).map_err(StartError::Bell)?;
@@ -118,16 +122,51 @@ impl Running {
         signals.unfinished.store(lcores.len(), Ordering::Relaxed);
         let collector = Collector::new(tsc, labels, inboxes);
         let ports: Shared = ports.into_iter().map(Mutex::new).collect();
-        let mut running =
-            Self { tsc, signals, collector, threads: Vec::new(), bells, ports, keeper: None, pools };
+        let mut running = Self {
+            tsc,
+            signals,
+            collector,
+            threads: Vec::new(),
+            bells,
+            ports,
+            keeper: None,
+            server: None,
+            pools,
+        };
         for (index, lcore) in lcores.into_iter().enumerate() {
             let pool = running.pools[index].clone();
             // On an error `running` is dropped, which stops what turns already.
             running.threads.push(spawn(index, lcore, pool)?);
         }
+        if let Some(control) = control {
+            running.server = running.listen(&control, boards.clone(), members)?;
+        }
         let keeper = Keeper::start(Arc::clone(&running.ports), boards).map_err(StartError::Keeper)?;
         running.keeper = Some(keeper);
         Ok(running)
+    }
+
+    /// Lets other processes ask; `None` where that cannot be and need not.
+    fn listen(
+        &self,
+        control: &Control,
+        boards: Vec<Board>,
+        members: Vec<Vec<usize>>,
+    ) -> Result<Option<Server>, ControlError> {
+        let stopping = Arc::<AtomicBool>::default();
+        let captures = Arc::new(Captures::new(boards, members, self.tsc, Arc::clone(&stopping)));
+        let started =
+            runtime_folder().and_then(|parent| Folder::new(&parent, &control.name)).and_then(|folder| {
+                let handlers = control::handlers(control, &self.ports, &captures, &stopping);
+                Server::start(&folder, stopping, handlers)
+            });
+        match started {
+            Err(error) if !control.required => {
+                log::info!("other processes cannot ask this engine: {error}");
+                Ok(None)
+            }
+            started => started.map(Some),
+        }
     }
 
     /// The scale of its clock.
@@ -217,7 +256,9 @@ impl Running {
                 refused.get_or_insert((port.name().to_owned(), source));
             }
         }
+        // Captures end with the loops' ends of them; then whoever reads one gets the rest.
         drop(lcores);
+        drop(self.server.take());
         self.ports = Arc::default();
         self.pools.clear();
         let snapshot = Box::new(snapshot);
