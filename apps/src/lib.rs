@@ -13,10 +13,12 @@
 //! | [`session`] | one run: start, show, stop, report |
 //! | [`output`] | text, JSON and files from what was measured |
 //! | [`doctor`] | what is wrong with this machine |
+//! | [`dump`] | what passes a port of a running engine |
 
 pub mod cli;
 pub mod commands;
 pub mod doctor;
+pub mod dump;
 pub mod output;
 pub mod programs;
 pub mod session;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use engine::control::Control;
 use engine::stats::Snapshot;
 use engine::{Engine, Running, StopError};
 use pmd::port::Input;
@@ -108,7 +109,7 @@ impl Session {
     /// As [`Session::run`].
     pub fn run_live(
         mut self,
-        engine: Engine,
+        mut engine: Engine,
         output: &OutputFlags,
         live: &mut dyn Live,
     ) -> Result<ExitCode, Failure> {
@@ -121,6 +122,12 @@ impl Session {
         let log_file =
             output.hlog.as_ref().map(|path| File::create(path).map_err(file_failure(path))).transpose()?;
 
+        engine.control(Control {
+            name: output.name.clone().unwrap_or_else(|| format!("{}-{}", self.program, std::process::id())),
+            program: self.program.to_owned(),
+            folder: None,
+            required: output.name.is_some(),
+        });
         let running = engine.start().map_err(Failure::run)?;
         if let Some(warning) = running.tsc().warning() {
             log::warn!("{warning}");

@@ -12,13 +12,17 @@
 //! The loops have no part in it. Who may connect is a matter of the folder's and the socket's permissions: their owner and
 //! group.
 
+mod ask;
 mod directory;
 mod requests;
 mod server;
 
+pub use ask::{AskError, ask};
 pub use directory::{ControlError, Folder, runtime_folder};
 pub(crate) use requests::handlers;
 pub(crate) use server::Server;
+
+use std::path::PathBuf;
 
 /// Version of the protocol: what `bywash` says in requests and answers.
 pub const VERSION: u64 = 1;
@@ -30,6 +34,8 @@ pub struct Control {
     pub name: String,
     /// What runs on it, for whoever lists the engines.
     pub program: String,
+    /// Below which folder its own is; `None`: [`runtime_folder`].
+    pub folder: Option<PathBuf>,
     /// Whether the engine refuses to start without; else the reason is logged and it runs all the same.
     pub required: bool,
 }

@@ -78,6 +78,10 @@ pub struct OutputFlags {
     #[arg(long)]
     pub json: bool,
 
+    /// What other commands call this engine (bywash dump) [default: PROGRAM-PROCESS]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
     /// No progress line, no plot
     #[arg(short, long)]
     pub quiet: bool,

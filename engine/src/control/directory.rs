@@ -190,7 +190,7 @@ mod tests {
         let folder = Folder::new(parent.path(), "a.b-c_1").unwrap();
         let claim = folder.claim().unwrap();
         assert!(matches!(folder.claim(), Err(ControlError::NameTaken { .. })));
-        assert_eq!(Folder::all(parent.path()), [folder.clone()]);
+        assert_eq!(Folder::all(parent.path()).len(), 1);
         fs::write(folder.socket(), "").unwrap();
         drop(claim);
         assert_eq!(Folder::all(parent.path()), []);

@@ -4,8 +4,13 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapReaderIterator};
+use pcap_parser::pcapng::{EnhancedPacketBlock, OptionCode};
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 use thiserror::Error;
+
+use super::write::Direction;
+use super::write::option::{EPB_FLAGS, EPB_QUEUE};
 
 /// Bytes of the buffer that a block must fit, to begin with.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -29,6 +34,8 @@ pub struct Frame<'a> {
     pub time_ns: u64,
     /// Number of the interface in the section, 0 in classic pcap.
     pub interface: u32,
+    /// Which way it went, and through which queue (0 if that is not said), where the file says.
+    pub way: Option<(Direction, u16)>,
 }
 
 /// Why a capture cannot be read, or not further. Offsets are bytes from the start of the file.
@@ -229,6 +236,7 @@ impl Clock {
                     link_type: link_type.0,
                     time_ns,
                     interface: 0,
+                    way: None,
                 })
             }
             PcapBlockOwned::NG(Block::SectionHeader(_)) => {
@@ -260,6 +268,7 @@ impl Clock {
                     link_type: interface.link_type.0,
                     time_ns,
                     interface: packet.if_id,
+                    way: way(packet),
                 })
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
@@ -273,11 +282,26 @@ impl Clock {
                     link_type: interface.link_type.0,
                     time_ns: 0,
                     interface: 0,
+                    way: None,
                 })
             }
             PcapBlockOwned::NG(_) => None,
         }
     }
+}
+
+/// What the options `epb_flags` and `epb_queue` say. Source: pcapng §4.3.
+fn way(packet: &EnhancedPacketBlock<'_>) -> Option<(Direction, u16)> {
+    let word = |code| {
+        let option = packet.options.iter().find(|option| option.code == OptionCode(code))?;
+        Some(u32::from_le_bytes(option.value.get(..4)?.try_into().ok()?))
+    };
+    let direction = match word(EPB_FLAGS)? & 0b11 {
+        0b01 => Direction::Rx,
+        0b10 => Direction::Tx,
+        _ => return None,
+    };
+    Some((direction, word(EPB_QUEUE).and_then(|queue| queue.try_into().ok()).unwrap_or(0)))
 }
 
 /// Time units in a second by option `if_tsresol`: a power of ten, or of two with the top bit set; microseconds,

@@ -45,11 +45,11 @@ impl Stamped {
 /// A ring of `capacity_bytes`, all of it touched now so that no page is missing later.
 #[must_use]
 pub fn frame_ring(capacity_bytes: usize) -> (FrameProducer, FrameConsumer) {
-    let (mut bytes, consumer) = RingBuffer::new(capacity_bytes);
-    let mut consumer: Consumer<u8> = consumer;
-    // Once round: `write_chunk` fills with zeros.
-    if let Ok(chunk) = bytes.write_chunk(capacity_bytes) {
-        chunk.commit_all();
+    let (mut bytes, mut consumer) = RingBuffer::new(capacity_bytes);
+    // Once round, a page at a time.
+    let zeros = [0_u8; 4096];
+    while bytes.slots() > 0 {
+        let _ = bytes.push_partial_slice(&zeros);
     }
     if let Ok(chunk) = consumer.read_chunk(capacity_bytes) {
         chunk.commit_all();
