@@ -13,7 +13,7 @@ mod filter;
 mod line;
 mod output;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -221,7 +221,12 @@ impl Read for Source {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         drop(output);
-        self.stream.read(buffer)
+        loop {
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 }
 

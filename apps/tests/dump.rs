@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use pmd::pcap::Reader;
@@ -18,17 +19,31 @@ fn bywash(folder: &Path, line: &str) -> Command {
     command
 }
 
-/// Waits for the end, and kills the process if that does not come.
-fn finish(mut child: Child) -> Output {
-    let deadline = Instant::now() + LIMIT;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("still running after {LIMIT:?}: {:?}", child.wait_with_output());
+/// Waits for the end, reading all that is said, and kills the process if that does not come.
+fn finish(child: Child) -> Output {
+    let pid = child.id().to_string();
+    let (done, output) = mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    match output.recv_timeout(LIMIT) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+            panic!("still running after {LIMIT:?}: {:?}", output.recv().unwrap().unwrap().stderr);
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
-    child.wait_with_output().unwrap()
+}
+
+/// Starts a dump and waits until it captures, and some more.
+fn capturing(folder: &Path, line: &str) -> (Child, String) {
+    let mut child = bywash(folder, line).spawn().unwrap();
+    let mut said = String::new();
+    let mut byte = [0];
+    let stderr = child.stderr.as_mut().unwrap();
+    while !said.ends_with('\n') && stderr.read(&mut byte).unwrap() == 1 {
+        said.push(char::from(byte[0]));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    (child, said)
 }
 
 /// An engine with traffic, 20,000 frames a second through `loop:a` and `loop:b`; killed in the end.
@@ -144,11 +159,8 @@ fn a_pipe_is_live_and_may_break_and_interrupts_end_it_well() {
     assert!(output.status.success() && stderr.contains("frames captured"), "{stderr}");
     // Two at once, interrupted.
     let files = ["a", "b"].map(|name| folder.join(format!("{name}.pcapng")));
-    let dumps: Vec<Child> = files
-        .iter()
-        .map(|file| bywash(folder, &format!("dump loop:b -w {}", file.display())).spawn().unwrap())
-        .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    let dumps: Vec<Child> =
+        files.iter().map(|file| capturing(folder, &format!("dump loop:b -w {}", file.display())).0).collect();
     for (dump, file) in dumps.into_iter().zip(&files) {
         signal_process(&dump, "-INT");
         let output = finish(dump);
@@ -165,7 +177,11 @@ fn a_pipe_is_live_and_may_break_and_interrupts_end_it_well() {
         Err(error) => println!("SKIPPED: no tcpdump: {error}; `apt install tcpdump`"),
         Ok(read) => {
             let text = String::from_utf8_lossy(&read.stdout);
-            assert_eq!(text.lines().filter(|line| line.contains("UDP")).count(), 50, "{text}");
+            assert_eq!(
+                text.lines().filter(|line| line.contains("IP 198.18.0.1.49152 > ")).count(),
+                50,
+                "{text}"
+            );
         }
     }
     assert!(finish(dump).status.success());
@@ -178,8 +194,8 @@ fn the_end_of_the_engine_is_the_end_of_the_capture() {
     for (signal, says) in [("-INT", " 0 missed"), ("-KILL", "ended before it could say")] {
         let file = folder.join("end.pcapng");
         let traffic = Traffic::start(folder, "mortal");
-        let dump = bywash(folder, &format!("dump 0 -w {}", file.display())).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        let (dump, said) = capturing(folder, &format!("dump 0 -w {}", file.display()));
+        assert_eq!(said, "capturing on loop:a of mortal, until interrupted or its end\n");
         traffic.signal(signal);
         let output = finish(dump);
         let stderr = String::from_utf8_lossy(&output.stderr);

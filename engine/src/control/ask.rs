@@ -85,7 +85,15 @@ fn exchange(stream: &mut UnixStream, line: &str) -> io::Result<String> {
     let mut answer = Vec::new();
     // Byte by byte: what comes behind the line is not ours to read.
     let mut byte = [0];
-    while stream.read(&mut byte)? == 1 && byte != *b"\n" {
+    loop {
+        match stream.read(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => {
+                if read? == 0 || byte == *b"\n" {
+                    break;
+                }
+            }
+        }
         answer.push(byte[0]);
         if answer.len() > MAX_ANSWER_BYTES {
             return Err(io::Error::other("it never comes to the end of a line"));
