@@ -15,9 +15,6 @@ use crate::virtio::spec::net::HEADER_BYTES;
 #[allow(clippy::cast_possible_truncation)] // 12
 const HEADER: u32 = HEADER_BYTES as u32;
 
-/// How many frames ahead of the one in hand are fetched into the cache.
-const PREFETCH_AHEAD: u16 = 4;
-
 /// The most buffers a frame spans that are joined without a walk for each: 64 KiB in buffers of 1 KiB.
 const MAX_PIECES: usize = 65;
 
@@ -78,22 +75,31 @@ impl<R: DriverRing> Receiver<R> {
     /// not read.
     #[inline]
     fn receive_single<const READ: bool>(&mut self, burst: &mut Burst, budget: usize) {
-        for _ in 0..budget {
-            if !self.queue.has_next() {
-                return;
-            }
-            self.prefetch();
-            let Some((mut mbuf, len)) = self.queue.complete() else { return };
+        let Self { queue, counters, offloads, .. } = self;
+        let mut odd = None;
+        queue.take_each::<true>(budget, |mut mbuf, len| {
             let header = if READ { mbuf.read_room(0) } else { None };
-            if len > HEADER && mbuf.set_written(HEADER, len) {
-                if READ && !self.mark(&mut mbuf, header) {
-                    continue;
-                }
-                self.counters.rx_bytes += mbuf.len() as u64;
-                burst.push(mbuf);
-            } else if !self.is_only_empty(&mbuf, len) {
-                return;
+            if len <= HEADER || !mbuf.set_written(HEADER, len) {
+                return match is_only_empty(&mbuf, len) {
+                    Ok(()) => {
+                        counters.rx_errors += 1;
+                        true
+                    }
+                    Err(lie) => {
+                        odd = Some(lie);
+                        false
+                    }
+                };
             }
+            if READ && !mark(counters, *offloads, &mut mbuf, header) {
+                return true;
+            }
+            counters.rx_bytes += mbuf.len() as u64;
+            burst.push(mbuf);
+            true
+        });
+        if let Some(lie) = odd {
+            self.queue.set_fault(lie);
         }
     }
 
@@ -106,7 +112,7 @@ impl<R: DriverRing> Receiver<R> {
             if left == 0 {
                 return;
             }
-            self.prefetch();
+            self.queue.fetch();
             let Some(header) = self.peek_header() else {
                 self.queue.complete(); // names the lie
                 return;
@@ -121,7 +127,9 @@ impl<R: DriverRing> Receiver<R> {
             }
             left -= num_buffers;
             if let Some(mut frame) = self.complete_merged(num_buffers) {
-                if self.offloads.rx_checksum && !self.mark(&mut frame, Some(header)) {
+                if self.offloads.rx_checksum
+                    && !mark(&mut self.counters, self.offloads, &mut frame, Some(header))
+                {
                     continue;
                 }
                 self.counters.rx_bytes += frame.pkt_len() as u64;
@@ -143,10 +151,12 @@ impl<R: DriverRing> Receiver<R> {
                 {
                     last.chain(more.element());
                 }
-            } else if self.is_only_empty(&mbuf, len) {
-                spoilt = true;
-            } else {
+            } else if let Err(lie) = is_only_empty(&mbuf, len) {
+                self.queue.set_fault(lie);
                 return None;
+            } else {
+                self.counters.rx_errors += 1;
+                spoilt = true;
             }
         }
         // From the back, so that no piece is walked to.
@@ -158,45 +168,10 @@ impl<R: DriverRing> Receiver<R> {
         (!spoilt).then_some(frame)
     }
 
-    /// Notes what the header says of a frame; a frame whose header lies is dropped (`false`) and counted.
-    #[inline]
-    fn mark(&mut self, frame: &mut Mbuf, header: Option<HeaderBytes>) -> bool {
-        match header.map(|header| header::read(&header, frame.pkt_len(), self.offloads)) {
-            Some(Ok(offload)) => {
-                frame.set_offload(offload);
-                true
-            }
-            _ => {
-                self.counters.rx_errors += 1;
-                false
-            }
-        }
-    }
-
-    #[inline]
-    fn prefetch(&self) {
-        if let Some(mbuf) = self.queue.guess(PREFETCH_AHEAD) {
-            mbuf.prefetch_data();
-        }
-    }
-
     /// The next used buffer's header, read once.
     #[inline]
     fn peek_header(&self) -> Option<HeaderBytes> {
         self.queue.peek()?.read_room(0)
-    }
-
-    /// A buffer with no data in it is an error of the device's, and counted; one with more in it than fits is a lie,
-    /// which stops the queue.
-    #[cold]
-    fn is_only_empty(&mut self, mbuf: &Mbuf, len: u32) -> bool {
-        let posted = Piece::room_of(mbuf).len;
-        if len > posted {
-            self.queue.set_fault(QueueFault::UsedLenTooLong { len, posted });
-            return false;
-        }
-        self.counters.rx_errors += 1;
-        true
     }
 
     /// Posts fresh buffers wherever there is none: on every poll, also an empty one, or the ring starves.
@@ -206,13 +181,36 @@ impl<R: DriverRing> Receiver<R> {
         if free == 0 || self.queue.fault().is_some() {
             return;
         }
-        let mut posted = 0;
-        for mbuf in pool.alloc_bulk(free) {
-            let piece = Piece::room_of(&mbuf);
-            self.queue.post(mbuf, piece, true);
-            posted += 1;
-        }
+        let posted = usize::from(self.queue.post_rooms(pool.alloc_bulk(free)));
         self.counters.rx_nombuf += u64::from(posted < free);
         self.counters.notifications += u64::from(self.queue.publish());
     }
+}
+
+/// Notes what the header says of a frame; a frame whose header lies is dropped (`false`) and counted.
+#[inline]
+fn mark(
+    counters: &mut QueueCounters,
+    offloads: Offloads,
+    frame: &mut Mbuf,
+    header: Option<HeaderBytes>,
+) -> bool {
+    match header.map(|header| header::read(&header, frame.pkt_len(), offloads)) {
+        Some(Ok(offload)) => {
+            frame.set_offload(offload);
+            true
+        }
+        _ => {
+            counters.rx_errors += 1;
+            false
+        }
+    }
+}
+
+/// A buffer with no data in it is an error of the device's, to be counted; one with more in it than fits is a lie,
+/// which stops the queue.
+#[cold]
+fn is_only_empty(mbuf: &Mbuf, len: u32) -> Result<(), QueueFault> {
+    let posted = Piece::room_of(mbuf).len;
+    if len > posted { Err(QueueFault::UsedLenTooLong { len, posted }) } else { Ok(()) }
 }

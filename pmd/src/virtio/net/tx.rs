@@ -57,7 +57,7 @@ impl<R: DriverRing> Transmitter<R> {
     #[inline]
     pub(super) fn reclaim(&mut self) {
         // A lie stops the queue; `fault` tells.
-        while self.queue.has_next() && self.queue.complete().is_some() {}
+        self.queue.take_each::<false>(usize::MAX, |_, _| true);
     }
 
     /// Sends from the front of `burst` until the queue is full.

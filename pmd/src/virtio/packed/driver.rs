@@ -13,7 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::{Areas, Cursor, Event, Tail};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
-use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
+use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory};
 use crate::virtio::spec::feature;
 use crate::virtio::spec::packed::{DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};
 use crate::virtio::transport::Notifier;
@@ -109,17 +109,17 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
         }
     }
 
-    /// The id of the buffer that starts at `next_available`.
+    /// The id of the buffer that starts at `here`.
     #[inline]
-    fn take_id(&mut self) -> u16 {
+    fn take_id(&mut self, here: Cursor) -> u16 {
         if IN_ORDER {
-            return self.next_available.position();
+            return here.position();
         }
         debug_assert!(self.ids_left > 0, "as many ids as descriptors");
         self.ids_left -= 1;
-        // SAFETY: `ids_left` counts from `size`, the table's length, down: a buffer takes one id and at least one
-        // descriptor, and the caller made sure that a descriptor is free.
-        unsafe { *self.ids.get_unchecked(usize::from(self.ids_left)) }
+        let id = self.ids[usize::from(self.ids_left)];
+        self.order[usize::from(here.position())] = id;
+        id
     }
 
     #[inline]
@@ -150,6 +150,83 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
             self.areas.write_tail(here, tail);
         }
         self.next_available = self.areas.next(here);
+    }
+
+    /// Takes back used buffers as long as everything is plain: no chains, no batch half taken, no lie. Returns how many
+    /// of `most` are left to be taken with more care; `None` when `each` has had enough.
+    #[inline]
+    fn take_plain<const FETCH: bool>(
+        &mut self,
+        most: usize,
+        each: &mut impl FnMut(Mbuf, u32) -> bool,
+    ) -> Option<usize> {
+        if self.chains > 0 || self.seen > 0 || self.fault.is_some() {
+            return Some(most);
+        }
+        let held = self.published.wrapping_sub(self.completed);
+        let (mut at, mut taken) = (self.next_used, 0);
+        let mut enough = false;
+        while usize::from(taken) < most && taken < held && !enough {
+            let tail = self.areas.read_tail(at);
+            if !at.is_used(tail.flags) {
+                break;
+            }
+            if IN_ORDER && tail.id != at.position() {
+                // A batch, if it is an honest one and wanted as a whole. All but its last are full, or were read.
+                let most = held.min(u16::try_from(most).unwrap_or(u16::MAX)) - taken;
+                let Some(before) = self.buffers_before(at, tail.id).filter(|before| *before < most) else {
+                    break;
+                };
+                for _ in 0..before {
+                    let Some(mbuf) = self.slots[usize::from(at.position())].take() else { break };
+                    at = self.areas.next(at);
+                    taken += 1;
+                    let len = Piece::room_of(&mbuf).len;
+                    if !each(mbuf, len) {
+                        enough = true;
+                        break;
+                    }
+                }
+                if enough {
+                    // The rest of it is for the next time.
+                    (self.batch, self.batch_len) = (tail.id, tail.len);
+                    self.seen = self.buffers_before(at, tail.id).map_or(0, |before| before + 1);
+                    self.look = self.areas.advance(at, self.seen);
+                    break;
+                }
+            }
+            if FETCH {
+                self.fetch_behind(at);
+            }
+            let Some(mbuf) = self.slots.get_mut(usize::from(tail.id)).and_then(Option::take) else { break };
+            self.put_id(tail.id);
+            at = self.areas.next(at);
+            taken += 1;
+            enough = !each(mbuf, tail.len);
+        }
+        self.next_used = at;
+        self.free += taken;
+        self.completed = self.completed.wrapping_add(taken);
+        (!enough).then_some(most - usize::from(taken))
+    }
+
+    /// How many buffers of one descriptor lie from `at` to the one called `last`, which is not one of them; `None` if
+    /// there is no such place.
+    #[inline]
+    fn buffers_before(&self, at: Cursor, last: u16) -> Option<u16> {
+        let (size, here) = (self.size(), at.position());
+        let before = if last >= here { last - here } else { last + size - here };
+        (last < size).then_some(before)
+    }
+
+    /// As [`DriverRing::fetch`], where the next is `at`.
+    #[inline]
+    fn fetch_behind(&self, at: Cursor) {
+        let place = usize::from(self.areas.advance(at, FETCH_AHEAD.min(self.size())).position());
+        let id = if IN_ORDER { place } else { usize::from(self.order[place]) };
+        if let Some(Some(mbuf)) = self.slots.get(id) {
+            mbuf.prefetch_data();
+        }
     }
 
     /// Frees the descriptors of the buffer `id`, while some have several.
@@ -253,11 +330,8 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
 
     #[inline]
     fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
-        let id = self.take_id();
+        let id = self.take_id(self.next_available);
         self.fill(id, mbuf);
-        if !IN_ORDER {
-            self.order[usize::from(self.next_available.position())] = id;
-        }
         let flags = if writable { DESC_F_WRITE } else { 0 };
         self.put(id, piece, flags, self.posted == self.published);
         self.free -= 1;
@@ -265,7 +339,7 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
     }
 
     fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
-        let id = self.take_id();
+        let id = self.take_id(self.next_available);
         let (mut piece, mut count) = (first, 0);
         let mut held = self.posted == self.published;
         for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
@@ -355,13 +429,6 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
     }
 
     #[inline]
-    fn guess(&self, ahead: u16) -> Option<&Mbuf> {
-        let place = usize::from(self.areas.advance(self.next_used, ahead.min(self.size())).position());
-        let id = if IN_ORDER { place } else { usize::from(*self.order.get(place)?) };
-        self.slots.get(id)?.as_ref()
-    }
-
-    #[inline]
     fn complete(&mut self) -> Option<(Mbuf, u32)> {
         let tail = self.areas.read_tail(self.next_used);
         let (id, len) = if IN_ORDER {
@@ -394,6 +461,48 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
         self.seen = self.seen.saturating_sub(1);
         let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
         Some((mbuf, len))
+    }
+
+    #[inline]
+    fn fetch(&self) {
+        self.fetch_behind(self.next_used);
+    }
+
+    #[inline]
+    fn take_each<const FETCH: bool>(&mut self, most: usize, mut each: impl FnMut(Mbuf, u32) -> bool) {
+        let Some(rest) = self.take_plain::<FETCH>(most, &mut each) else { return };
+        for _ in 0..rest {
+            if !self.has_next() {
+                return;
+            }
+            let Some((mbuf, len)) = self.complete() else { return };
+            if !each(mbuf, len) {
+                return;
+            }
+        }
+    }
+
+    #[inline]
+    fn post_rooms(&mut self, mbufs: impl Iterator<Item = Mbuf>) -> u16 {
+        let (mut here, mut posted) = (self.next_available, 0);
+        for mbuf in mbufs {
+            let id = self.take_id(here);
+            let Piece { address, len } = Piece::room_of(&mbuf);
+            self.fill(id, mbuf);
+            self.areas.write_address(here, address);
+            let tail = Tail { len, id, flags: DESC_F_WRITE | here.available_flags() };
+            if posted == 0 && self.posted == self.published {
+                (self.head, self.head_tail) = (here, tail);
+            } else {
+                self.areas.write_tail(here, tail);
+            }
+            here = self.areas.next(here);
+            posted += 1;
+        }
+        self.next_available = here;
+        self.free -= posted;
+        self.posted = self.posted.wrapping_add(posted);
+        posted
     }
 
     fn arm(&mut self) -> bool {

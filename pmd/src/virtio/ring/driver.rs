@@ -7,6 +7,9 @@ use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
 use crate::virtio::transport::Notifier;
 
+/// How many used buffers ahead of the one in hand are fetched into the cache.
+pub(crate) const FETCH_AHEAD: u16 = 4;
+
 /// A piece of memory to put into one descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece {
@@ -87,15 +90,24 @@ pub(crate) trait DriverRing: Send + Sized + 'static {
     /// [`complete`](Self::complete) will name).
     fn peek(&self) -> Option<&Mbuf>;
 
-    /// The mbuf that will come back `ahead` of the next one if the device works in order, to be prefetched. Reads
-    /// nothing that the device writes, whose cache lines are better left alone until they are full.
-    fn guess(&self, ahead: u16) -> Option<&Mbuf>;
-
     /// Takes back the mbuf of the next used buffer, with the length the device states: all of it, for one that another's
     /// used element speaks for (`IN_ORDER`, virtio 1.2 §2.7.9, §2.8.9). The caller knows from
     /// [`has_next`](Self::has_next) or [`ready`](Self::ready) that there is one. `None` when the device named no buffer that it holds: the
     /// queue has stopped, and [`fault`](Self::fault) says with which lie.
     fn complete(&mut self) -> Option<(Mbuf, u32)>;
+
+    /// Fetches the data of the buffer into the cache that comes back [`FETCH_AHEAD`] behind the next one if the device
+    /// works in order. Reads nothing that the device writes, whose cache lines are better left alone until they are
+    /// full.
+    fn fetch(&self);
+
+    /// Takes back used buffers, at most `most`, and gives each to `each` with its length, until that says `false` or
+    /// there are no more. With `FETCH` the data of those that follow is fetched into the cache.
+    fn take_each<const FETCH: bool>(&mut self, most: usize, each: impl FnMut(Mbuf, u32) -> bool);
+
+    /// Moves each of `mbufs`, all empty, to the device to be written ([`Piece::room_of`]), and returns how many there
+    /// were. The caller made sure that as many descriptors are free.
+    fn post_rooms(&mut self, mbufs: impl Iterator<Item = Mbuf>) -> u16;
 
     /// Asks the device for a notification of the next buffer it uses, then looks again: `false` when there is one
     /// already, and nobody may go to sleep.

@@ -17,7 +17,7 @@ pub(crate) mod memory;
 pub(crate) mod peer;
 
 pub(crate) use device::{Buffer, Chain, DeviceRing};
-pub(crate) use driver::{DriverRing, Piece};
+pub(crate) use driver::{DriverRing, FETCH_AHEAD, Piece};
 pub(crate) use memory::QueueMemory;
 pub(crate) use peer::Peer;
 

@@ -69,14 +69,17 @@ impl<R: TestRing> Bed<R> {
     }
 }
 
+/// The tag of a frame, all ones for an empty one.
 fn tag(mbuf: &Mbuf) -> u64 {
-    u64::from_be_bytes(*mbuf.data().first_chunk().unwrap())
+    mbuf.data().first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     /// The driver posts one buffer.
     Post,
+    /// The driver posts empty mbufs wherever there is room.
+    Rooms,
     /// A chain of a header and so many segments.
     Chain(usize),
     Publish,
@@ -90,8 +93,8 @@ enum Step {
     Batch(usize, u32),
     /// The driver takes back up to so many, having asked how many there are.
     Complete(usize),
-    /// The same, one by one.
-    CompleteEach(usize),
+    /// The same in one go, of which it has had enough after so many.
+    TakeEach(usize, usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -104,7 +107,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (any::<usize>(), any::<u32>()).prop_map(|(which, len)| Step::GiveBack(which, len)),
         2 => (1_usize..12, any::<u32>()).prop_map(|(count, len)| Step::Batch(count, len)),
         2 => (0_usize..40).prop_map(Step::Complete),
-        2 => (0_usize..40).prop_map(Step::CompleteEach),
+        2 => (0_usize..40, 0_usize..80).prop_map(|(most, enough)| Step::TakeEach(most, enough)),
+        1 => Just(Step::Rooms),
     ];
     prop::collection::vec(step, 0..300)
 }
@@ -166,6 +170,19 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 unpublished.push_back(Expected { tag: next_tag, pieces });
                 (next_tag, outstanding) = (next_tag + 1, outstanding + 1);
             }
+            Step::Rooms => {
+                let mut tags = Vec::new();
+                let count = driver.post_rooms((0..free.min(7)).map(|_| {
+                    let mbuf = pool.alloc().unwrap();
+                    let room = Piece::room_of(&mbuf);
+                    tags.push(Expected { tag: u64::MAX, pieces: vec![(room.address, room.len)] });
+                    mbuf
+                }));
+                assert_eq!(usize::from(count), free.min(7));
+                (free, outstanding, posted) =
+                    (free - tags.len(), outstanding + count, posted + u64::from(count));
+                unpublished.extend(tags);
+            }
             Step::Post | Step::Chain(_) => {}
             Step::Publish => {
                 let expected = if event_idx {
@@ -217,12 +234,16 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 }
             }
             Step::GiveBack(..) | Step::Batch(..) => {}
-            Step::CompleteEach(most) => {
-                for _ in 0..most {
-                    assert_eq!(driver.has_next(), !given_back.is_empty());
-                    let Some((expected, stated, descriptors)) = given_back.pop_front() else { break };
-                    let (mbuf, len) = driver.complete().unwrap();
-                    assert_eq!((tag(&mbuf), len), (expected, stated));
+            Step::TakeEach(most, enough) => {
+                let mut taken = Vec::new();
+                driver.take_each::<true>(most, |mbuf, len| {
+                    taken.push((tag(&mbuf), len));
+                    taken.len() < enough
+                });
+                assert_eq!(taken.len(), most.min(enough.max(1)).min(given_back.len()));
+                for got in taken {
+                    let (expected, stated, descriptors) = given_back.pop_front().unwrap();
+                    assert_eq!(got, (expected, stated));
                     (free, outstanding) = (free + descriptors, outstanding - 1);
                 }
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::{Areas, event_is_due};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
-use crate::virtio::ring::{DriverRing, Piece, QueueMemory};
+use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory};
 use crate::virtio::spec::feature;
 use crate::virtio::spec::split::{
     AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
@@ -291,13 +291,6 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
     }
 
     #[inline]
-    fn guess(&self, ahead: u16) -> Option<&Mbuf> {
-        let entry = usize::from(self.next_used.wrapping_add(ahead) & self.entries.mask);
-        let id = *self.entries.items.get(entry)?;
-        self.slots.items.get(usize::from(id))?.mbuf.as_ref()
-    }
-
-    #[inline]
     fn complete(&mut self) -> Option<(Mbuf, u32)> {
         let element = self.areas.read_used(self.next_used);
         let (id, len) = if IN_ORDER {
@@ -329,6 +322,41 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
         self.next_used = self.next_used.wrapping_add(1);
         let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
         Some((mbuf, len))
+    }
+
+    #[inline]
+    fn fetch(&self) {
+        // What was made available there.
+        let entry = usize::from(self.next_used.wrapping_add(FETCH_AHEAD) & self.entries.mask);
+        let id = self.entries.items.get(entry).copied().unwrap_or(0);
+        if let Some(Slot { mbuf: Some(mbuf), .. }) = self.slots.items.get(usize::from(id)) {
+            mbuf.prefetch_data();
+        }
+    }
+
+    #[inline]
+    fn take_each<const FETCH: bool>(&mut self, most: usize, mut each: impl FnMut(Mbuf, u32) -> bool) {
+        let ready = self.ready(most).map_or(0, usize::from);
+        for _ in 0..ready.min(most) {
+            if FETCH {
+                self.fetch();
+            }
+            let Some((mbuf, len)) = self.complete() else { return };
+            if !each(mbuf, len) {
+                return;
+            }
+        }
+    }
+
+    #[inline]
+    fn post_rooms(&mut self, mbufs: impl Iterator<Item = Mbuf>) -> u16 {
+        let mut posted = 0;
+        for mbuf in mbufs {
+            let piece = Piece::room_of(&mbuf);
+            self.post(mbuf, piece, true);
+            posted += 1;
+        }
+        posted
     }
 
     fn arm(&mut self) -> bool {
