@@ -18,8 +18,8 @@ use crate::virtio::InitError;
 use crate::virtio::ctrl::{Command, ReceiveMode};
 use crate::virtio::net::{self, Identity, NetPort};
 use crate::virtio::server::{self, ServerPort};
-use crate::virtio::spec::feature;
-use crate::virtio::transport::in_process::{EndTaken, Hub};
+use crate::virtio::spec::{feature, net::STATUS_LINK_UP};
+use crate::virtio::transport::in_process::{EndTaken, Hub, Served};
 use crate::virtio::transport::vhost_user::VhostUserError;
 use crate::virtio::transport::vhost_user_server::{ServerConfig, ServerError, VhostUserServer};
 
@@ -135,10 +135,18 @@ impl PortSpec {
         if !config.offloads {
             without |= Offloads::FEATURES & !with;
         }
-        if let unable @ 1.. = with & !server::SUPPORTED {
+        let several = if self.queue_pairs(config.queue_pairs) > 1 { server::SEVERAL } else { 0 };
+        // Fields of the configuration space, and a control queue, for frontends that have no use for their own: QEMU
+        // and DPDK have, so they are for those who ask.
+        let asked = feature::STATUS | feature::MTU | feature::SPEED_DUPLEX | server::CONTROL | several;
+        if let unable @ 1.. = with & !(server::SUPPORTED | asked) {
             return Err(self.unable(unable));
         }
-        Ok(server::FEATURES & !without | with)
+        let mut offered = server::FEATURES | several & feature::MQ;
+        if with & (server::CONTROL | feature::RSS) != 0 {
+            offered |= server::CONTROL | several;
+        }
+        Ok(offered & !without | with)
     }
 
     /// Features asked for that no side of ours knows.
@@ -151,10 +159,10 @@ impl PortSpec {
         PortInfo {
             driver,
             mac: self.options.mac.unwrap_or_else(random_mac),
-            mtu: 1500,
+            mtu: server::MTU,
             rx_descriptors: config.rx_descriptors,
             tx_descriptors: config.tx_descriptors,
-            queue_pairs: 1,
+            queue_pairs: self.queue_pairs(config.queue_pairs),
             features,
             offloads: Offloads::of_device(features),
         }
@@ -175,22 +183,36 @@ impl PortSpec {
         }
         match &self.kind {
             Kind::Loop { link, driver: true } => {
-                let transport = Arc::new(config.hub.drive(link, config.region, config.interrupts)?);
+                let pairs = self.queue_pairs(config.queue_pairs);
+                let transport = Arc::new(config.hub.drive(link, config.region, pairs, config.interrupts)?);
                 let identity = self.identity("virtio-net (loop)", config);
                 Ok(Box::new(NetPort::open(identity, transport, config).map_err(failed)?))
             }
             Kind::Loop { link, driver: false } => {
-                let (control, followers) = config.hub.serve(link)?;
-                let info = self.served_info("virtio-net device (loop)", server::FEATURES, config);
-                Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
+                let served = config.hub.serve(link, self.queue_pairs(config.queue_pairs))?;
+                let Served { serving, followers, steering } = served;
+                let mut info = self.served_info("virtio-net device (loop)", server::FEATURES, config);
+                #[allow(clippy::cast_possible_truncation)] // two for each of a u16
+                let pairs = (followers.len() / 2) as u16;
+                info.queue_pairs = pairs;
+                let control = Box::new(serving);
+                Ok(Box::new(ServerPort::new(self.text.clone(), info, control, followers, Some(steering))))
             }
             Kind::Vfio(_) | Kind::VhostUser { .. } => self.open_lasting(config),
             Kind::VhostUserServer { path } => {
                 let features = self.offered(config)?;
-                let device = ServerConfig { path: path.clone(), features, queues: 2, config: Vec::new() };
+                let pairs = self.queue_pairs(config.queue_pairs);
+                let space = if features & server::FIELDS == 0 {
+                    Vec::new() // without need it is not offered: QEMU warns of it
+                } else {
+                    server::config_space(pairs, STATUS_LINK_UP).to_vec()
+                };
+                let device = ServerConfig { path: path.clone(), features, queues: 2 * pairs, config: space };
                 let (control, followers) = VhostUserServer::start(device)?;
                 let info = self.served_info("virtio-net device (vhost-user)", features, config);
-                Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers)))
+                let chooses = pairs > 1 || features & feature::CTRL_VQ != 0;
+                let steering = chooses.then(|| control.steering());
+                Ok(Box::new(ServerPort::new(self.text.clone(), info, Box::new(control), followers, steering)))
             }
             Kind::Tap(tap) => Ok(Box::new(TapPort::open(self.text.clone(), tap, self.options.mac, config)?)),
             Kind::Pcap(pcap) => {

@@ -147,6 +147,23 @@ impl Hasher {
         let (input, len, report) = input(frame, self.types)?;
         Some((self.toeplitz.hash(&input[..len]), report))
     }
+
+    /// The hash of the packet that answers this one: source and destination change places.
+    #[inline]
+    #[must_use]
+    pub fn answered(&self, frame: &[u8]) -> Option<u32> {
+        let (input, len, _) = input(frame, self.types)?;
+        // Two addresses, and behind them two ports if there are any.
+        let address = if len > 12 { 16 } else { 4 };
+        let [src, dst] = [&input[..address], &input[address..2 * address]];
+        let mut swapped = [0; INPUT_BYTES];
+        swapped[..address].copy_from_slice(dst);
+        swapped[address..2 * address].copy_from_slice(src);
+        if let [a, b, c, d] = input[2 * address..len] {
+            swapped[2 * address..len].copy_from_slice(&[c, d, a, b]);
+        }
+        Some(self.toeplitz.hash(&swapped[..len]))
+    }
 }
 
 /// Deals frames to receive queues: an [`RssConfig`], checked.

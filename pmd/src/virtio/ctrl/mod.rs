@@ -9,6 +9,7 @@
 #[deny(unsafe_code)]
 mod command;
 pub(crate) mod queue;
+pub(crate) mod serve;
 
 pub use command::{Command, CommandError, Mac, ReceiveMode};
 

@@ -43,7 +43,7 @@ pub(crate) struct ControlQueue {
     layout: RingLayout,
     command: Carved,
     answer: Carved,
-    answer_within: Duration,
+    pub(super) answer_within: Duration,
     /// A queue that broke the rules, or did not answer, is not used again.
     stopped: Option<Stopped>,
 }

@@ -109,7 +109,7 @@ impl NetPort {
         };
         let (info, pairs, control) = bring_up(&device, &identity, config, queues)?;
         let mut settings = Settings::new(&device, control, queues.used);
-        settings.start(&identity.commands)?;
+        settings.start(info.mac, &identity.commands)?;
         Ok(Self { name: identity.name, info, device, pairs, settings, gone: false })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Device, InitError, read_field};
 use crate::mem::Region;
 use crate::virtio::ctrl::queue::{self, ControlQueue};
-use crate::virtio::ctrl::{Command, ControlError};
+use crate::virtio::ctrl::{Command, ControlError, Mac};
 use crate::virtio::rss::{MAX_TABLE, RssConfig, SYMMETRIC_KEY, hash_type};
 use crate::virtio::spec::{feature, net};
 use crate::virtio::transport::TransportError;
@@ -90,10 +90,14 @@ impl Settings {
 
     /// Tells the device that runs by now how many queue pairs are in use, has it deal flows to them by RSS if it can,
     /// and asks for what the user wants.
-    pub(super) fn start(&mut self, commands: &[Command]) -> Result<(), InitError> {
+    pub(super) fn start(&mut self, mac: Mac, commands: &[Command]) -> Result<(), InitError> {
         // A transport that has no control queue to show enables queue pairs by itself.
         if self.pairs > 1 && self.control.is_some() {
             self.deal()?;
+        }
+        if self.device.features() & (feature::MAC | feature::CTRL_MAC_ADDR) == feature::CTRL_MAC_ADDR {
+            // It states none, so it cannot know which packets are for us.
+            self.configure(&Command::MacAddress(mac))?;
         }
         for command in commands {
             self.configure(command)?;

@@ -84,6 +84,18 @@ fn the_published_verification_suite_holds() {
 }
 
 #[test]
+fn an_answer_has_the_hash_that_its_question_says() {
+    let all = Hasher::new(hash_type::SUPPORTED, &KEY).unwrap();
+    for (from, to, addresses, ports) in SUITE {
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        for (protocol, hash) in [(TCP, ports), (UDP, ports), (1, addresses)] {
+            assert_eq!(all.answered(&frame(to, from, protocol, 1)), Some(hash));
+        }
+    }
+    assert_eq!(all.answered(&[0; 60]), None);
+}
+
+#[test]
 fn fragments_go_by_their_addresses_and_what_is_not_asked_for_gets_no_hash() {
     let (from, to) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:2000".parse().unwrap());
     let all = Hasher::new(hash_type::SUPPORTED, &KEY).unwrap();

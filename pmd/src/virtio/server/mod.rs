@@ -14,10 +14,15 @@
 #[allow(unsafe_code)]
 mod rx;
 mod served;
+mod space;
+#[allow(unsafe_code)]
+mod spread;
+mod steering;
 #[allow(unsafe_code)]
 mod tx;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::attach::Follower;
 use super::spec::feature;
@@ -25,6 +30,9 @@ use super::transport::TransportError;
 use crate::mem::HomePool;
 use crate::port::{Arm, Burst, Link, Offloads, Port, PortInfo, QueueCounters, QueueFault, QueuePair};
 use rx::Intake;
+pub(crate) use space::{CONTROL, FIELDS, MTU, SEVERAL, config_space, control_queue};
+use spread::{Meeting, Spread};
+pub(crate) use steering::Steering;
 use tx::Outlet;
 
 /// The device features that the data path here can serve, and no choice of the user's goes beyond; a control plane may
@@ -62,17 +70,24 @@ pub(crate) struct ServerPort {
 
 impl ServerPort {
     /// A port whose virtqueues come through `followers`, in the order of virtio 1.2 §5.1.2: receive and transmit of
-    /// the first pair, and so on, as the driver sees them.
+    /// the first pair, and so on, as the driver sees them. With `steering` frames go to the receive queue that the driver
+    /// wants them in; without it, with one queue pair and no control queue, there is nothing to choose.
     pub(crate) fn new(
         name: String,
         info: PortInfo,
         control: Box<dyn DeviceControl>,
         followers: impl IntoIterator<Item = Follower>,
+        steering: Option<Arc<Steering>>,
     ) -> Self {
         let mut followers = followers.into_iter();
         let mut pairs: Vec<Box<dyn QueuePair>> = Vec::new();
         while let (Some(receive), Some(transmit)) = (followers.next(), followers.next()) {
             pairs.push(Box::new(ServerQueuePair { rx: Intake::new(transmit), tx: Outlet::new(receive) }));
+        }
+        if let Some(steering) = steering {
+            let meeting = Meeting::new(steering, pairs.len());
+            let spread = |(own, pair)| Box::new(Spread::new(pair, own, &meeting)) as Box<dyn QueuePair>;
+            pairs = (0..).zip(pairs).map(spread).collect();
         }
         Self { name, info, control, pairs }
     }

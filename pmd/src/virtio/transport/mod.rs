@@ -18,7 +18,7 @@ pub mod vhost_user_server;
 use thiserror::Error;
 
 use crate::mem::Iova;
-pub use notifier::{Interrupt, MmioNotify, Notifier};
+pub use notifier::{Called, Interrupt, MmioNotify, Notifier};
 
 /// Where a virtqueue lies, in the address space the device uses. Source: virtio 1.2 §2.7, §2.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,10 +17,21 @@ pub enum Notifier {
     Mmio(MmioNotify),
     /// A write to an eventfd that the other side waits on ("kick").
     EventFd(Arc<EventFd>),
+    /// A call of the device, which is in this process: for the control queue, which nobody polls.
+    Call(Called),
+}
+
+/// What a notification calls.
+pub struct Called(pub(crate) Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Called")
+    }
 }
 
 impl Notifier {
-    /// Notifies. One register write or one syscall; never blocks.
+    /// Notifies. One register write or one syscall, which does not block; or a call.
     #[inline]
     pub fn notify(&self) {
         match self {
@@ -28,6 +39,7 @@ impl Notifier {
             Notifier::Mmio(mmio) => mmio.notify(),
             // A full counter (EAGAIN) means the other side has a notification waiting already.
             Notifier::EventFd(event) => drop(event.write(1)),
+            Notifier::Call(Called(call)) => call(),
         }
     }
 }

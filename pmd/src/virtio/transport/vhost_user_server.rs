@@ -28,7 +28,7 @@ use super::TransportError;
 use super::poll::poll;
 use crate::port::Link;
 use crate::virtio::attach::{Follower, hand_over};
-use crate::virtio::server::DeviceControl;
+use crate::virtio::server::{DeviceControl, Steering};
 pub use received::MemoryTableError;
 use session::{Device, Session};
 
@@ -40,7 +40,8 @@ pub struct ServerConfig {
     pub path: PathBuf,
     /// Virtio feature bits offered; vhost-user's own is added.
     pub features: u64,
-    /// Number of virtqueues, two for each queue pair.
+    /// Number of virtqueues, two for each queue pair. With `CTRL_VQ` among the features there is one more behind them,
+    /// the control queue, which is served here.
     pub queues: u16,
     /// The device configuration space (virtio 1.2 §5.1.4); empty if no feature stands for a field of it.
     pub config: Vec<u8>,
@@ -111,6 +112,7 @@ impl VhostUserServer {
             features: config.features,
             config: config.config,
             publishers,
+            steering: Steering::new(config.queues / 2),
             status: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
@@ -123,6 +125,11 @@ impl VhostUserServer {
             .spawn(move || control.run())
             .map_err(failed("start a thread"))?;
         Ok((Self { device, stop: Some(stop), connection, thread: Some(thread) }, followers))
+    }
+
+    /// Who decides which receive queue a frame goes to.
+    pub(crate) fn steering(&self) -> Arc<Steering> {
+        Arc::clone(&self.device.steering)
     }
 
     /// How things stand, as of now.
@@ -224,6 +231,30 @@ impl Control {
         }
     }
 
+    /// The same, serving the control queue meanwhile.
+    fn wait_for_message(
+        &self,
+        socket: std::os::fd::BorrowedFd<'_>,
+        session: &Mutex<Session>,
+    ) -> io::Result<bool> {
+        loop {
+            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(kick) = session.control_kick() else {
+                drop(session);
+                return self.wait(socket);
+            };
+            session.obey();
+            drop(session);
+            let [stopped, socket, _] = poll([self.stopped.as_fd(), socket, kick.as_fd()], None)?;
+            if stopped.gone {
+                return Ok(false);
+            }
+            if socket.readable || socket.gone {
+                return Ok(true);
+            }
+        }
+    }
+
     fn serve(&self, stream: UnixStream) -> Result<(), WireError> {
         let connection = stream.try_clone().map_err(WireError::SocketError)?;
         let waiting = stream.try_clone().map_err(WireError::SocketError)?;
@@ -232,9 +263,9 @@ impl Control {
         };
         remember(Some(connection));
         let session = Arc::new(Mutex::new(Session::new(Arc::clone(&self.device))));
-        let mut handler = BackendReqHandler::from_stream(stream, session);
+        let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let ended = loop {
-            match self.wait(waiting.as_fd()) {
+            match self.wait_for_message(waiting.as_fd(), &session) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(WireError::SocketError(error)),
@@ -246,6 +277,7 @@ impl Control {
         // First the virtqueues stop, then the frontend sees that the connection is gone: once it does, its memory is
         // its own again.
         drop(handler);
+        drop(session);
         remember(None);
         ended
     }

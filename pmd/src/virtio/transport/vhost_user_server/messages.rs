@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::received::{self, MappedTable};
 use super::session::{Addresses, Session, SessionError, Start};
 use crate::virtio::attach::Position;
+use crate::virtio::server;
 use crate::virtio::spec::{feature, split};
 
 /// What is offered to every frontend; REPLY_ACK is added by the crate.
@@ -62,6 +63,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         }
         self.change_all(|this| {
             this.features = features;
+            // Without a control queue SET_VRING_ENABLE says which queue pairs are in use.
+            let says_how_many = features & feature::CTRL_VQ != 0 && features & server::SEVERAL != 0;
+            this.device.steering.restart(says_how_many, features & feature::CTRL_VLAN != 0);
             Ok(())
         })
     }

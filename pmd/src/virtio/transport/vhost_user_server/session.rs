@@ -4,6 +4,7 @@
 //! error that names it; nothing here trusts a length, an index, an address or a file descriptor.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Status;
 use super::received::{MappedTable, MemoryTableError};
 use crate::virtio::attach::{Position, Publisher, Ring, RingError, Withdrawal};
+use crate::virtio::ctrl::Command;
+use crate::virtio::ctrl::serve::ControlServer;
+use crate::virtio::server::{self, Steering};
 use crate::virtio::spec::{feature, split};
 use crate::virtio::transport::RingLayout;
 
@@ -97,6 +101,13 @@ pub(super) struct Session {
     pub features: u64,
     pub table: Option<MappedTable>,
     pub vrings: Vec<Vring>,
+    control: Option<Control>,
+}
+
+/// The control queue, while the frontend wants it served.
+struct Control {
+    ring: Ring,
+    server: ControlServer,
 }
 
 /// What outlives the sessions.
@@ -107,6 +118,7 @@ pub(super) struct Device {
     pub config: Vec<u8>,
     /// One for each virtqueue.
     pub publishers: Vec<Publisher>,
+    pub steering: Arc<Steering>,
     pub status: Mutex<Status>,
     /// The port is being stopped: wait for nobody any more than once.
     pub stopping: AtomicBool,
@@ -120,8 +132,10 @@ impl Device {
 
 impl Session {
     pub fn new(device: Arc<Device>) -> Self {
-        let vrings = device.publishers.iter().map(|_| Vring::default()).collect();
-        let session = Self { device, features: 0, table: None, vrings };
+        let control = usize::from(device.features & feature::CTRL_VQ != 0);
+        let vrings = (0..device.publishers.len() + control).map(|_| Vring::default()).collect();
+        device.steering.restart(false, false);
+        let session = Self { device, features: 0, table: None, vrings, control: None };
         session.show_status();
         session
     }
@@ -141,8 +155,18 @@ impl Session {
 
     /// Takes a virtqueue away from its core, for good or for a change.
     pub(super) fn pause(&mut self, index: usize) -> std::result::Result<(), SessionError> {
+        let is_control = self.is_control(index);
         let vring = &mut self.vrings[index];
+        if vring.published && is_control {
+            // Served on this very thread.
+            let control = self.control.take();
+            vring.start = control.map_or(Start::First, |control| Start::Left(control.server.position()));
+            vring.published = false;
+        }
         if vring.published {
+            if let (Ok(pair), 0) = (u16::try_from(index / 2), index % 2) {
+                self.device.steering.enable(pair, false);
+            }
             match self.device.publishers[index].withdraw(RELEASE_WITHIN) {
                 Withdrawal::Released(left) | Withdrawal::Untouched(left) => vring.start = Start::Left(left),
                 Withdrawal::Empty => {}
@@ -158,11 +182,51 @@ impl Session {
         let enabled = self.vrings[index].enabled || self.features & feature::VHOST_USER_PROTOCOL == 0;
         if self.vrings[index].started && enabled {
             let ring = self.ring(index)?;
-            self.device.publishers[index].publish(ring);
+            if self.is_control(index) {
+                self.control = Some(Control { server: ControlServer::new(&ring), ring });
+            } else if let Some(publisher) = self.device.publishers.get(index) {
+                publisher.publish(ring);
+                if let (Ok(pair), 0) = (u16::try_from(index / 2), index % 2) {
+                    self.device.steering.enable(pair, true);
+                }
+            } else {
+                return Err(SessionError::NoSuchQueue {
+                    queue: u32::try_from(index).unwrap_or(u32::MAX),
+                    count: self.device.publishers.len(),
+                });
+            }
             self.vrings[index].published = true;
         }
         self.show_status();
         Ok(())
+    }
+
+    /// Whether this virtqueue is the control queue of what was negotiated.
+    fn is_control(&self, index: usize) -> bool {
+        let pairs = u16::try_from(self.device.publishers.len() / 2).unwrap_or(u16::MAX);
+        server::control_queue(self.features, pairs).is_some_and(|queue| usize::from(queue) == index)
+    }
+
+    /// What becomes readable when there is something in the control queue.
+    pub(super) fn control_kick(&self) -> Option<OwnedFd> {
+        self.control.as_ref()?.ring.kick_fd()?.try_clone_to_owned().ok()
+    }
+
+    /// Serves the control queue.
+    pub(super) fn obey(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        control.ring.drain_kick();
+        let (features, steering) = (self.features, &self.device.steering);
+        let mut obey = |bytes: &[u8]| match Command::decode(bytes) {
+            Ok(command) if command.needs() & !features == 0 => steering.obey(command),
+            Ok(_) => false,
+            Err(error) => {
+                log::warn!("vhost-user frontend: {error}");
+                false
+            }
+        };
+        // A frontend that never stops asking is held up by its own messages only, which are looked at in between.
+        control.server.serve(&mut obey);
     }
 
     fn ring(&self, index: usize) -> std::result::Result<Ring, SessionError> {
