@@ -1,4 +1,5 @@
-//! `compare-stream`: one TCP stream, ours at an MTU of 1500 against the kernel's iperf3 over loopback.
+//! `compare-stream`: one TCP stream, ours at an MTU of 1500 with and without offloads, against the kernel's iperf3 over
+//! loopback.
 
 use anyhow::Result;
 use peers::precedence::Precedence;
@@ -16,8 +17,9 @@ pub const ABOUT: About = About { what: "compare-stream", how: HOW };
 
 const HOW: &str = "One TCP stream in one direction; sender and receiver have a core each. Ours: `bywash http` sends a \
     file of 4 MiB again and again on one connection, two requests under way, to `bywash load`, over a vhost-user \
-    socket with an MTU of 1500 and checksums in software; the rate is that of files' bytes. The kernel's: iperf3 over \
-    loopback, whose segments are of 64 KiB and whose checksums are never computed.";
+    socket with an MTU of 1500; once with checksums in software and every segment on its own, once with the device's \
+    checksum and segmentation offloads (CSUM, GUEST_CSUM, HOST_TSO4, GUEST_TSO4). The rate is that of files' bytes. The \
+    kernel's: iperf3 over loopback, whose segments are of 64 KiB and whose checksums are never computed.";
 
 /// Bytes of the file.
 const FILE_BYTES: u32 = 4 << 20;
@@ -25,6 +27,10 @@ const FILE_BYTES: u32 = 4 << 20;
 const FILE: &str = "stream";
 /// The rate that is asked for.
 const TARGET: f64 = 1.0;
+/// With offloads.
+const OFFLOAD_TARGET: f64 = 2.0;
+/// Options of the driver's port that leave everything to software.
+const NO_OFFLOADS: &str = ",csum=off,guest_csum=off";
 
 /// Runs it.
 pub fn run(pace: &Pace) -> Result<Comparison> {
@@ -35,7 +41,11 @@ pub fn run(pace: &Pace) -> Result<Comparison> {
     let root = socket.with_extension("root");
     std::fs::create_dir_all(&root)?;
     std::fs::write(root.join(FILE), vec![b'b'; FILE_BYTES as usize])?;
-    let contenders = vec![Contender::new("kernel, iperf3", true), Contender::new("bywash, MTU 1500", false)];
+    let contenders = vec![
+        Contender::new("kernel, iperf3", true),
+        Contender::new("bywash, MTU 1500", false),
+        Contender::new("bywash, checksum offload and TSO", false).to_reach(OFFLOAD_TARGET),
+    ];
     let to = format!("{}:80", our_pair::SERVER);
     let (path, folder) = (format!("/{FILE}"), root.display().to_string());
     let client = ["--protocol", "http", "--path", &path, "--to", &to, "--pipeline", "2", "--rx-buffer", "1M"];
@@ -43,7 +53,8 @@ pub fn run(pace: &Pace) -> Result<Comparison> {
     let comparison = Comparison::run_in(Unit::Bits, contenders, Some(TARGET), pace, |index| match index {
         0 => theirs(pace),
         _ => {
-            let reports = our_pair::run(pace, &socket, &server, &client)?;
+            let options = if index == 1 { NO_OFFLOADS } else { "" };
+            let reports = our_pair::run_with(pace, &socket, options, &server, &client)?;
             let round = reports.round()?;
             // Of a whole file nothing can be said about the bytes' own latency.
             Ok(Round { rate: round.rate * f64::from(FILE_BYTES) * 8.0, latency: None, ..round })

@@ -81,6 +81,8 @@ pub struct Contender {
     pub name: String,
     /// Whether it is the peer that we are measured against.
     pub is_peer: bool,
+    /// The ratio that this one is to reach, if it is another than that of all.
+    pub target: Option<f64>,
     /// Round by round, in time order.
     pub rounds: Vec<Round>,
 }
@@ -88,7 +90,12 @@ pub struct Contender {
 impl Contender {
     /// A contender without rounds.
     pub fn new(name: impl Into<String>, is_peer: bool) -> Self {
-        Self { name: name.into(), is_peer, rounds: Vec::new() }
+        Self { name: name.into(), is_peer, target: None, rounds: Vec::new() }
+    }
+
+    /// The same with a target of its own.
+    pub fn to_reach(self, target: f64) -> Self {
+        Self { target: Some(target), ..self }
     }
 
     fn rates(&self) -> Vec<f64> {
@@ -243,13 +250,17 @@ impl Outcome for Comparison {
             .iter()
             .zip(self.lines())
             .filter(|(contender, _)| !contender.is_peer)
-            .map(|(_, line)| line.ratio.is_some_and(|ratio| ratio >= target))
+            .map(|(contender, line)| {
+                line.ratio.is_some_and(|ratio| ratio >= contender.target.unwrap_or(target))
+            })
             .collect();
         (!ours.is_empty()).then(|| ours.iter().all(|reached| *reached))
     }
 
     fn target(&self) -> Option<String> {
-        self.target.map(|target| format!("{target:.2} × the best of the others"))
+        let own = self.contenders.iter().filter_map(|one| Some((&one.name, one.target?)));
+        let own: String = own.map(|(name, target)| format!(", {name} {target:.2} ×")).collect();
+        self.target.map(|target| format!("{target:.2} × the best of the others{own}"))
     }
 
     fn caveat(&self) -> Option<String> {
@@ -262,7 +273,7 @@ impl Outcome for Comparison {
         for (contender, line) in self.contenders.iter().zip(self.lines()) {
             let name = Cell::new(&line.name);
             let ratio = Cell::new(line.ratio.map_or("–".into(), |ratio| format!("{ratio:.3}")));
-            let ratio = match (contender.is_peer, self.target, line.ratio) {
+            let ratio = match (contender.is_peer, contender.target.or(self.target), line.ratio) {
                 (false, Some(target), Some(ratio_value)) if ratio_value >= target => ratio.fg(Color::Green),
                 (false, Some(_), Some(_)) => ratio.fg(Color::Red),
                 _ => ratio,

@@ -37,6 +37,20 @@ pub struct Reports {
 /// # Errors
 /// If one of them fails, or counts an error or a lost request.
 pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Result<Reports> {
+    run_with(pace, socket, "", server, client)
+}
+
+/// The same, with options of the client's port, such as `,csum=off`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    pace: &Pace,
+    socket: &Path,
+    options: &str,
+    server: &[&str],
+    client: &[&str],
+) -> Result<Reports> {
     let warm_up = pace.settle();
     let port = |kind: &str| format!("{kind}:{}", socket.display());
     let both = |core: usize, address: &str| {
@@ -61,7 +75,7 @@ pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Resu
     let mut server = Bywash::start(&args)?;
     wait_for_socket(&mut server, socket)?;
 
-    let mut args = vec!["load".to_owned(), "--port".to_owned(), port("vhost-user")];
+    let mut args = vec!["load".to_owned(), "--port".to_owned(), port("vhost-user") + options];
     args.extend(both(CLIENT_CORE, "10.99.0.1/24"));
     args.extend(["--seconds".to_owned(), pace.seconds.to_string()]);
     args.extend(["--warm-up".to_owned(), warm_up.as_secs_f64().to_string()]);

@@ -81,6 +81,8 @@ pub struct EngineTable {
     pub page_size: Option<PageSize>,
     /// NUMA node of that memory.
     pub node: Option<u32>,
+    /// Whether received TCP segments are joined in software; see [`Engine::gro`](crate::Engine::gro).
+    pub gro: Option<bool>,
 }
 
 impl EngineTable {
@@ -95,6 +97,7 @@ impl EngineTable {
             txd: self.txd.or(other.txd),
             page_size: self.page_size.or(other.page_size),
             node: self.node.or(other.node),
+            gro: self.gro.or(other.gro),
         }
     }
 }

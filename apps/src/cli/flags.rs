@@ -194,7 +194,7 @@ impl Settings {
     #[must_use]
     pub fn engine(&self) -> (Engine, Vec<Option<usize>>) {
         let mut engine = Engine::builder();
-        let EngineTable { cores, burst, mbufs, rxd, txd, page_size, node } = &self.engine;
+        let EngineTable { cores, burst, mbufs, rxd, txd, page_size, node, gro } = &self.engine;
         if let Some(burst) = burst {
             engine.burst(*burst);
         }
@@ -202,6 +202,7 @@ impl Settings {
             engine.mbufs(*mbufs);
         }
         engine.latency(self.latency);
+        engine.gro(gro.unwrap_or_default());
         engine.memory(page_size.unwrap_or_default(), *node);
         for port in &self.ports {
             let default = config::DEFAULT_DESCRIPTORS;

@@ -123,6 +123,8 @@ pub(super) struct Plan {
     pub lcores: Vec<LcorePlan>,
     pub burst: usize,
     pub latency: bool,
+    /// Received segments are joined in software for programs that take long frames.
+    pub gro: bool,
     pub idle: Idle,
     pub tsc: Tsc,
     pub pools: Vec<CorePools>,
@@ -167,6 +169,7 @@ pub struct Engine {
     rxd: u16,
     txd: u16,
     latency: bool,
+    gro: bool,
     idle: Idle,
     hub: Hub,
     control: Option<Control>,
@@ -191,6 +194,7 @@ impl Engine {
             rxd: 1024,
             txd: 1024,
             latency: true,
+            gro: false,
             idle: Idle::default(),
             hub: Hub::default(),
             control: None,
@@ -230,6 +234,14 @@ impl Engine {
     /// Whether latencies are recorded (at less than 2 % of the packet rate).
     pub fn latency(&mut self, record: bool) -> &mut Self {
         self.latency = record;
+        self
+    }
+
+    /// Whether TCP segments that follow each other in a burst are joined into one frame before a stack gets them (generic
+    /// receive offload), on ports that do not do it themselves. Off by default: what the stack saves by it is about what
+    /// joining costs, and it pays only with large bursts ([`burst`](Self::burst)) of few flows.
+    pub fn gro(&mut self, join: bool) -> &mut Self {
+        self.gro = join;
         self
     }
 
@@ -372,11 +384,12 @@ impl Engine {
             pool_configs.iter().map(|config| CorePools::new(&region, config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
         let terms = self.ports.iter().map(|port| port.terms).collect();
-        let Self { lcores, burst, latency, idle, data_room_bytes, control, .. } = self;
+        let Self { lcores, burst, latency, gro, idle, data_room_bytes, control, .. } = self;
         Running::launch(Plan {
             lcores,
             burst,
             latency,
+            gro,
             idle,
             tsc,
             pools,

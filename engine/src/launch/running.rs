@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use door::{Caller, CoreBell};
-use pmd::port::{Port, PortInfo, QueuePair};
+use pmd::port::{Offloads, Port, PortInfo, QueuePair};
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
@@ -19,6 +19,8 @@ use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
 use crate::news::{Board, board};
+use crate::offload::joining::Joining;
+use crate::offload::segmenting::Segmenting;
 use crate::program::Lane;
 use crate::queue::deal::{Terms, deal};
 use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
@@ -79,15 +81,25 @@ impl Running {
             .iter()
             .map(|port| PortLabel { name: port.name().to_owned(), driver: port.info().driver.to_owned() });
         let labels: Vec<PortLabel> = labels.collect();
+        let long = ports.iter().any(|port| {
+            let Offloads { tso4, tso6, lro4, lro6, .. } = port.info().offloads;
+            tso4 || tso6 || lro4 || lro6
+        });
+        let takers = |port: usize| {
+            let mut nodes = plans.iter().flat_map(|plan| &plan.nodes);
+            nodes.any(|(program, ends)| program.offloads() && ends.iter().any(|(end, _)| *end == port))
+        };
         let mut ends: Vec<PortEnds> = ports
             .iter_mut()
             .zip(terms.iter().zip(&members))
-            .map(|(port, (terms, members))| {
+            .enumerate()
+            .map(|(index, (port, (terms, members)))| {
+                let make = Make { segments: long, frames: plan.gro && takers(index) };
                 let callees: Vec<Arc<CoreBell>> = match idle {
                     Idle::Poll => Vec::new(),
                     _ => members.iter().map(|lcore| Arc::clone(&bells[*lcore])).collect(),
                 };
-                PortEnds::of(&mut **port, terms, &callees, data_room_bytes)
+                PortEnds::of(&mut **port, terms, &callees, data_room_bytes, make)
             })
             .collect();
         let signals = Arc::new(Signals::default());
@@ -288,6 +300,15 @@ struct Nodes {
     latencies: Vec<&'static str>,
 }
 
+/// What is done in software where a port does not do it.
+#[derive(Clone, Copy)]
+struct Make {
+    /// Segments of frames that stand for several: such can come up in the engine.
+    segments: bool,
+    /// Such frames of received segments.
+    frames: bool,
+}
+
 /// A port, as the programs that share it see it.
 struct PortEnds {
     info: PortInfo,
@@ -299,9 +320,22 @@ struct PortEnds {
 
 impl PortEnds {
     /// `bells` are those of the cores that share it, in their order; none if cores never sleep.
-    fn of(port: &mut dyn Port, terms: &Terms, bells: &[Arc<CoreBell>], data_room_bytes: u32) -> PortEnds {
+    fn of(
+        port: &mut dyn Port,
+        terms: &Terms,
+        bells: &[Arc<CoreBell>],
+        data_room_bytes: u32,
+        make: Make,
+    ) -> PortEnds {
         let mut info = port.info().clone();
-        let ends = deal(port.take_queue_pairs(), terms, bells);
+        let mut pairs = port.take_queue_pairs();
+        if make.segments {
+            pairs = pairs.into_iter().map(Segmenting::around).collect();
+        }
+        if make.frames && !(info.offloads.lro4 && info.offloads.lro6) {
+            pairs = pairs.into_iter().map(Joining::around).collect();
+        }
+        let ends = deal(pairs, terms, bells);
         // What leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
         let longest = u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX);
         info.mtu = info.mtu.min(longest);

@@ -12,11 +12,11 @@ use super::host::{Host, OURS, both_addresses, bytes, namespace_with_tap, start};
 const BULK_LIMIT: Duration = Duration::from_secs(120);
 const BULK_BYTES: usize = 100_000_000;
 
-fn both(port: u16) -> [SocketAddr; 2] {
+pub fn both(port: u16) -> [SocketAddr; 2] {
     [format!("{}:{port}", OURS[0]), format!("[{}]:{port}", OURS[1])].map(|text| text.parse().unwrap())
 }
 
-fn connect(host: &Host, to: SocketAddr) -> TcpStream {
+pub fn connect(host: &Host, to: SocketAddr) -> TcpStream {
     let stream = host.netns.inside(|| TcpStream::connect_timeout(&to, SOON)).unwrap().unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.set_write_timeout(Some(SOON)).unwrap();
@@ -24,7 +24,7 @@ fn connect(host: &Host, to: SocketAddr) -> TcpStream {
 }
 
 /// Sends everything and closes its half, while another thread takes what comes back, to its end.
-fn there_and_back(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {
+pub fn there_and_back(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {
     let mut reader = stream.try_clone().unwrap();
     std::thread::scope(|scope| {
         let back = scope.spawn(move || {
@@ -38,7 +38,7 @@ fn there_and_back(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {
 }
 
 /// Byte-exact, and says where if not.
-fn assert_same(got: &[u8], sent: &[u8]) {
+pub fn assert_same(got: &[u8], sent: &[u8]) {
     let differs = got.iter().zip(sent).position(|(got, sent)| got != sent);
     assert_eq!((got.len(), differs), (sent.len(), None), "bytes that came back, first that differs");
 }

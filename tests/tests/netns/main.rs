@@ -7,6 +7,7 @@ mod echo;
 mod forwarding;
 mod host;
 mod http;
+mod offload;
 mod ping;
 mod port;
 mod refusals;
