@@ -21,6 +21,7 @@ readonly LOOM_DIR="$TARGET_DIR/loom"
 # What the tests need beside a Rust toolchain, by Debian package.
 readonly PACKAGES=(
     gcc libc6-dev                               # the linker and C library that rustc uses
+    g++                                         # libFuzzer, which the fuzz targets are linked with
     dpdk                                        # testpmd, the peer of the vhost-user ports
     qemu-system-x86 busybox-static cpio zstd    # the guest in which VFIO is real, and its initramfs
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
@@ -58,7 +59,7 @@ Usage: ./ci.sh <job>...
   examples start every file in configs/; run every program in apps/examples/
   model    loom on the lock-free rings; property tests with many more cases
   sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
-  fuzz     the tests of drivers and door, liars on the other side among them, under AddressSanitizer
+  fuzz     the tests of drivers and door, liars on the other side among them, and the fuzz targets, under AddressSanitizer
   netns    the running kernel at the other end of our TAP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
   vm       VFIO in a QEMU guest with a virtual IOMMU; the kernel as client of servers there
@@ -68,6 +69,7 @@ Usage: ./ci.sh <job>...
 Environment:
   BYWASH_REQUIRE=dpdk,vm,netns,hist,advisories   make a skip of these a failure
   BYWASH_CI_HUGEPAGES=$HUGEPAGES            2 MiB pages that setup reserves
+  BYWASH_FUZZ_SECONDS=15              how long each fuzz target runs
 USAGE
 }
 
@@ -115,6 +117,7 @@ job_setup() {
     fi
     rustup component add rustfmt clippy
     cargo deny --version || cargo install cargo-deny --locked
+    cargo fuzz --version || cargo install cargo-fuzz --locked
 }
 
 job_fmt() { cargo fmt --all --check; }
@@ -199,6 +202,16 @@ job_fuzz() {
     export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address PROPTEST_CASES=1024
     optimised_test "${asan[@]}" --lib --tests -- --skip "$leaks"
     ASAN_OPTIONS=detect_leaks=0 optimised_test "${asan[@]}" --lib "$leaks"
+    unset RUSTFLAGS
+    # Each target for a while, from the inputs in the repository on; what is found on the way is not added to them.
+    local target found="$TARGET_DIR/fuzz/found"
+    for target in device driver frontend capabilities; do
+        mkdir -p "$found/$target"
+        cargo fuzz run --fuzz-dir pmd/fuzz --target-dir "$TARGET_DIR/fuzz" "$target" \
+            "$found/$target" "pmd/fuzz/corpus/$target" -- \
+            -max_total_time="${BYWASH_FUZZ_SECONDS:-15}" -max_len=1024 -print_final_stats=1 -verbosity=0 \
+            -artifact_prefix="$found/"
+    done
 }
 
 job_netns() { cargo_test_some --release --locked -p bywash-tests --test netns -- --nocapture --test-threads=1; }

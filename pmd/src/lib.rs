@@ -23,6 +23,9 @@
 // Tests make bytes out of counters all the time.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+#[cfg(fuzzing)]
+#[allow(unsafe_code)]
+pub mod fuzzing;
 pub mod mem;
 pub mod pcap;
 pub mod port;

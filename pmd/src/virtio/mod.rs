@@ -8,13 +8,13 @@ pub(crate) mod header;
 mod init;
 pub(crate) mod net;
 #[allow(unsafe_code)]
-mod packed;
-mod ring;
+pub(crate) mod packed;
+pub(crate) mod ring;
 pub mod rss;
 pub(crate) mod server;
 pub mod spec;
 #[allow(unsafe_code)]
-mod split;
+pub(crate) mod split;
 pub mod transport;
 
 pub use init::InitError;

@@ -21,7 +21,7 @@ pub(crate) use driver::{DriverRing, FETCH_AHEAD, Piece};
 pub(crate) use memory::QueueMemory;
 pub(crate) use peer::Peer;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[allow(unsafe_code)]
 mod device_tests;
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The device's side of a queue of either format, played by a test: plain, slow, and able to break every rule.
 
+// The fuzz targets use but a part of it.
+#![cfg_attr(fuzzing, allow(dead_code))]
+
 use super::QueueMemory;
 use crate::virtio::packed::{self, Cursor, Event, Tail};
 use crate::virtio::spec::packed::{DESC_F_NEXT, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};

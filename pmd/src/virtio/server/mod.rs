@@ -93,6 +93,12 @@ impl ServerPort {
     }
 }
 
+/// A queue pair of the device, for a driver whose virtqueues come through these.
+#[cfg(fuzzing)]
+pub(crate) fn queue_pair(receive: Follower, transmit: Follower) -> impl QueuePair {
+    ServerQueuePair { rx: Intake::new(transmit), tx: Outlet::new(receive) }
+}
+
 impl Port for ServerPort {
     fn name(&self) -> &str {
         &self.name
