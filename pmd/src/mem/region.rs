@@ -314,6 +314,12 @@ impl Region {
         Ok(made)
     }
 
+    /// Lets whoever comes next make a new one, beside the one that others may still hold.
+    pub(crate) fn forget_shared(&self) {
+        let mut slot = self.memory.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Weak::<()>::new();
+    }
+
     /// First byte of the mapping.
     #[must_use]
     pub fn base(&self) -> *mut u8 {

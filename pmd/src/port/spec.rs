@@ -211,8 +211,8 @@ impl Kind {
 
 fn no_option(option: &str) -> String {
     format!(
-        "option {option:?} is none of mac=ADDRESS, queues=N, promisc=on, allmulti=on, FEATURE=on, FEATURE=off; a feature is a virtio feature bit \
-         in lower case, such as ring_packed, in_order, event_idx, mrg_rxbuf, csum, host_tso4, guest_tso4, mq, rss"
+        "option {option:?} is none of mac=ADDRESS, queues=N, promisc=on, allmulti=on, FEATURE=on, FEATURE=off, and of \
+         vhost-user: reconnect=on|off, wait=on|off; a feature is a virtio feature bit in lower case, such as ring_packed, in_order, event_idx, mrg_rxbuf, csum, host_tso4, guest_tso4, mq, rss"
     )
 }
 
@@ -265,6 +265,8 @@ mod tests {
         assert!(problem("loop:a,promisc=maybe").contains("neither on nor off"));
         assert!(problem("loop:b,promisc=on").contains("the driver's"));
         assert!(problem("loop:a,packed_vq=maybe").contains("packed_vq=maybe is neither on nor off"));
+        assert!(problem("loop:a,wait=on").contains("vhost-user: reconnect=on|off"));
+        assert!(problem("vhost-user:/x,wait=maybe").contains("wait=on|off"));
         assert!(problem("loop:a,version_1=off").contains("option \"version_1=off\" is none of"));
         assert!(problem("tap:").contains("as in tap:bw0"));
         assert!(problem("tap:bw0,mrg_rxbuf=on").contains("none of mac=ADDRESS, queues=N, persist=on|off"));

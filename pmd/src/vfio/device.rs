@@ -4,9 +4,13 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP};
+use vfio_bindings::bindings::vfio::{
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+};
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::VfioError;
 use super::host::{Host, PciAddress};
@@ -22,6 +26,8 @@ pub(crate) struct OpenDevice {
     /// `None` only while it is being dropped.
     device: Option<VfioDevice>,
     space: Arc<Space>,
+    /// It is being unplugged, or was.
+    gone: AtomicBool,
 }
 
 impl OpenDevice {
@@ -34,7 +40,7 @@ impl OpenDevice {
         let group = host.check(address)?;
         let space = Space::of(region, host, address)?;
         let device = space.attach(address, group)?;
-        Ok(Arc::new(Self { address, device: Some(device), space }))
+        Ok(Arc::new(Self { address, device: Some(device), space, gone: AtomicBool::new(false) }))
     }
 
     fn device(&self) -> &VfioDevice {
@@ -46,6 +52,32 @@ impl OpenDevice {
         let mut config = [0; CONFIG_BYTES];
         self.read(0, &mut config).map_err(self.failed("read the configuration space"))?;
         Ok(config)
+    }
+
+    /// An eventfd that becomes readable when the system wants the device back: it is being unplugged, or unbound from
+    /// vfio-pci, and the kernel waits until it is closed. `None` where the kernel has no such event.
+    pub(crate) fn request_event(&self) -> Result<Option<EventFd>, VfioError> {
+        if self.device().get_irq_info(VFIO_PCI_REQ_IRQ_INDEX).is_none_or(|irq| irq.count == 0) {
+            return Ok(None);
+        }
+        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(self.failed("make an eventfd for"))?;
+        let enabled = self.device().enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![&event]);
+        let refused = |error: vfio_ioctls::VfioError| io::Error::other(error.to_string());
+        enabled.map_err(refused).map_err(self.failed("ask for word of the unplugging of"))?;
+        Ok(Some(event))
+    }
+
+    /// Takes note that it is being unplugged, or was.
+    pub(crate) fn set_gone(&self) {
+        // ORDERING: Relaxed. Read when the last handle is dropped, which orders it.
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the bus still answers for it: the vendor of a device that is not there reads as all ones.
+    /// PCI Local Bus 3.0 §6.1.
+    pub(crate) fn is_on_the_bus(&self) -> bool {
+        let mut vendor = [0xff; 2];
+        self.read(0, &mut vendor).is_ok() && vendor != [0xff; 2]
     }
 
     /// What the six BARs are, by what the kernel says of them; whether one is I/O ports is in `config` alone.
@@ -160,7 +192,8 @@ impl Drop for BusMaster {
 impl Drop for OpenDevice {
     fn drop(&mut self) {
         if let Some(device) = self.device.take() {
-            self.space.detach(self.address, device);
+            // ORDERING: as in `set_gone`.
+            self.space.detach(self.address, device, self.gone.load(Ordering::Relaxed));
         }
     }
 }

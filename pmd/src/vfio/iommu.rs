@@ -72,7 +72,14 @@ impl Space {
     }
 
     /// Closes a device; with the last one the region is taken out of the IOMMU.
-    pub(crate) fn detach(&self, address: PciAddress, device: VfioDevice) {
+    ///
+    /// A device that is `gone` takes its group along: the kernel may take it out of the container before we do, and
+    /// vfio-ioctls then keeps a group that is none. When the device, and with it a group of the same number, is there
+    /// again, it gets another container.
+    pub(crate) fn detach(&self, address: PciAddress, device: VfioDevice, gone: bool) {
+        if gone {
+            self.region.forget_shared();
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| *other != address);
         if open.is_empty()

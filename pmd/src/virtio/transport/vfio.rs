@@ -4,10 +4,14 @@
 //! is bounded.
 
 use std::any::Any;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::eventfd::EventFd;
+
+use super::poll::poll;
 use super::{Notifier, RingLayout, Transport, TransportError};
 use crate::mem::Region;
 use crate::vfio::pci::{self, Structure};
@@ -57,6 +61,10 @@ pub(crate) struct Vfio {
     selection: Mutex<()>,
     /// `None` only over a picture of a device, in tests.
     bus_master: Option<BusMaster>,
+    /// Readable when the system wants the device back.
+    request: Option<EventFd>,
+    /// `None` only over a picture of a device, in tests.
+    device: Option<Arc<OpenDevice>>,
 }
 
 impl Vfio {
@@ -86,6 +94,8 @@ impl Vfio {
             config: device.map(&choose(Structure::Device)?)?,
             selection: Mutex::default(),
             bus_master: None,
+            request: device.request_event()?,
+            device: Some(Arc::clone(&device)),
         };
         let failed = |source| VfioError::Device { address, source };
         this.reset().map_err(failed)?;
@@ -156,6 +166,22 @@ impl Transport for Vfio {
         self.read_status("see whether it is there").is_ok()
     }
 
+    /// First whether it is wanted back, which touches no register of it.
+    fn gone(&self) -> Option<String> {
+        let wanted = self.request.as_ref().is_some_and(|request| {
+            // SAFETY: the eventfd is open as long as `self`.
+            let fd = unsafe { BorrowedFd::borrow_raw(request.as_raw_fd()) };
+            poll([fd], Some(Duration::ZERO)).is_ok_and(|[request]| request.readable)
+        });
+        if wanted || !self.is_present() {
+            self.device.iter().for_each(|device| device.set_gone());
+        }
+        if wanted {
+            return Some("the device is being unplugged, or taken from vfio-pci".to_owned());
+        }
+        (!self.is_present()).then(|| "the device was unplugged; its registers read as all ones".to_owned())
+    }
+
     fn device_features(&self) -> Result<u64, TransportError> {
         self.read_status("read its features")?;
         let _selection = self.select();
@@ -187,7 +213,11 @@ impl Transport for Vfio {
         Ok(())
     }
 
+    /// As the trait says. A device that is not on the bus any more accesses no memory.
     fn reset(&self) -> Result<(), TransportError> {
+        if self.read_status("reset it").is_err() && self.device.as_ref().is_some_and(|d| !d.is_on_the_bus()) {
+            return Ok(());
+        }
         self.common.write_u8(common::DEVICE_STATUS, 0);
         wait_for_reset(RESET_LIMIT, || self.read_status("reset it"))?;
         self.common.write_u16(common::CONFIG_MSIX_VECTOR, NO_VECTOR);

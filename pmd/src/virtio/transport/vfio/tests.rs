@@ -46,6 +46,8 @@ impl Picture {
             config: window(CONFIG, 12),
             selection: Mutex::default(),
             bus_master: None,
+            request: None,
+            device: None,
         }
     }
 }
