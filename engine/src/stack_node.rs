@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use door::{Caller, CoreBell};
 use pmd::Mbuf;
-use pmd::port::{Burst, PortInfo};
+use pmd::port::{Burst, PortEvent, PortInfo};
 use stack::{
     ConfigError, EthernetAddress, IpAddress, IpCidr, Learnt, Limits, Received, Service, Share, Stack,
     StackConfig, TcpOptions, Time,
@@ -369,6 +369,18 @@ impl<S: Service> Program for StackNode<S> {
     fn receive(&mut self, _port: usize, burst: &mut Burst, cx: &mut Cx<'_>) {
         if let State::Ready(ready) = &mut self.state {
             ready.receive(burst, cx);
+        }
+    }
+
+    /// A network that is there again is told where this host is, as is one to which a guest was moved.
+    fn port_event(&mut self, _port: usize, event: &PortEvent, cx: &mut Cx<'_>) {
+        let State::Ready(ready) = &mut self.state else { return };
+        match event {
+            PortEvent::LinkUp | PortEvent::Back | PortEvent::Announce => {
+                let now = ready.time(cx);
+                ready.stack.announce(now);
+            }
+            PortEvent::LinkDown | PortEvent::Gone { .. } | PortEvent::Mtu(_) => {}
         }
     }
 

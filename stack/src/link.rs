@@ -346,9 +346,7 @@ impl Link {
             self.changed = true;
             self.event(Event::AddressRemoved(cidr));
         }
-        if let IpAddress::Ipv4(address) = address {
-            self.announcements.end(address);
-        }
+        self.announcements.end(address);
     }
 
     /// Makes `via` the default router of its IP version, in place of the one that `origin` named before.

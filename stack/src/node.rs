@@ -262,6 +262,12 @@ impl<S: Service> Stack<S> {
         f(&mut Net { core: &mut self.core, out: &mut DeviceOut(device) })
     }
 
+    /// Tells the network where this host's addresses are, twice, beginning with the next turn: the link was away, or
+    /// leads elsewhere now.
+    pub fn announce(&mut self, now: Time) {
+        self.core.link.announce_again(now);
+    }
+
     /// Tells the service, through [`Net::winding_down`], that the engine is about to stop.
     pub fn wind_down(&mut self) {
         self.core.winding_down = true;

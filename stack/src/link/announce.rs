@@ -1,4 +1,5 @@
-//! Probing and announcing our IPv4 addresses, and defending them (RFC 5227).
+//! Probing and announcing our IPv4 addresses, and defending them (RFC 5227); and telling a network that we are new to
+//! where all our addresses are.
 //!
 //! The address is in use from the start: one probe asks whether somebody else has it, two announcements tell
 //! everybody that we do. A conflict is counted and reported, and the address defended by one announcement in
@@ -25,7 +26,7 @@ enum Step {
 /// What is still to be said about our addresses.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    steps: Vec<(Ipv4Address, Step, Time)>,
+    steps: Vec<(IpAddress, Step, Time)>,
     /// Until when conflicts are neither reported nor answered.
     quiet_until: Time,
 }
@@ -33,11 +34,19 @@ pub(super) struct Announcements {
 impl Announcements {
     pub(super) fn begin(&mut self, address: Ipv4Address, now: Time) {
         if self.steps.len() < MAX_ADDRESSES {
-            self.steps.push((address, Step::Probe, now));
+            self.steps.push((address.into(), Step::Probe, now));
         }
     }
 
-    pub(super) fn end(&mut self, address: Ipv4Address) {
+    /// Announces an address that is in use already, in place of what is still to be said about it.
+    fn again(&mut self, address: IpAddress, now: Time) {
+        self.end(address);
+        if self.steps.len() < MAX_ADDRESSES {
+            self.steps.push((address, Step::Announce { left: 2 }, now));
+        }
+    }
+
+    pub(super) fn end(&mut self, address: IpAddress) {
         self.steps.retain(|s| s.0 != address);
     }
 
@@ -46,7 +55,7 @@ impl Announcements {
     }
 
     /// The next message due.
-    fn due(&mut self, now: Time) -> Option<(Ipv4Address, Step)> {
+    fn due(&mut self, now: Time) -> Option<(IpAddress, Step)> {
         let at = self.steps.iter().position(|s| s.2 <= now)?;
         let (address, step, _) = self.steps[at];
         let next = match step {
@@ -69,14 +78,28 @@ impl Link {
     pub(super) fn announce(&mut self, now: Time, out: &mut dyn FrameOut) -> bool {
         let mut done = false;
         while let Some((address, step)) = self.announcements.due(now) {
-            let sender = match step {
-                Step::Probe => Ipv4Address::UNSPECIFIED,
-                Step::Announce { .. } => address,
-            };
-            self.gratuitous_arp(sender, address, out);
+            match (address, step) {
+                (IpAddress::Ipv4(address), Step::Probe) => {
+                    self.gratuitous_arp(Ipv4Address::UNSPECIFIED, address, out);
+                }
+                (IpAddress::Ipv4(address), Step::Announce { .. }) => {
+                    self.gratuitous_arp(address, address, out)
+                }
+                (IpAddress::Ipv6(address), _) => self.unsolicited_advert(address, out),
+            }
             done = true;
         }
         done
+    }
+
+    /// Tells the network twice where our addresses are, with the following turns: it may be another one, or have
+    /// forgotten. RFC 5227 §3, RFC 4861 §7.2.6.
+    pub(crate) fn announce_again(&mut self, now: Time) {
+        if self.first {
+            for cidr in self.addresses().to_vec() {
+                self.announcements.again(cidr.address(), now);
+            }
+        }
     }
 
     /// Another station uses an address of ours.

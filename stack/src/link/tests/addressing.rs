@@ -82,6 +82,20 @@ fn a_leased_address_comes_and_goes() {
 }
 
 #[test]
+fn addresses_in_use_are_announced_again_twice_when_the_network_may_be_another() {
+    let mut bench = Bench::new(config6());
+    bench.wait(Duration::from_secs(30));
+    bench.wire.take();
+    let addresses = bench.link.addresses().len();
+    assert!(addresses >= 2, "IPv4 and IPv6");
+    bench.link.announce_again(bench.now);
+    bench.link.announce_again(bench.now);
+    assert!(bench.link.poll_at().is_some_and(|at| at <= bench.now));
+    bench.wait(Duration::from_secs(5));
+    assert_eq!(bench.wire.take().len(), 2 * addresses, "each twice, however often it was asked for");
+}
+
+#[test]
 fn other_cores_take_over_what_the_first_has_learnt() {
     let mut first = Bench::new(config6());
     let mut second = config6();
