@@ -7,6 +7,7 @@ mod echo;
 mod forwarding;
 mod host;
 mod http;
+mod life;
 mod offload;
 mod ping;
 mod port;
