@@ -39,6 +39,7 @@ pub(crate) const SUPPORTED: u64 = feature::MAC
     | feature::SPEED_DUPLEX
     | feature::MRG_RXBUF
     | feature::ORDER_PLATFORM
+    | feature::INDIRECT_DESC
     | feature::EVENT_IDX
     | feature::RING_PACKED
     | feature::IN_ORDER
@@ -140,10 +141,14 @@ impl NetPort {
         while let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) {
             (info.rx_descriptors, info.tx_descriptors) = (receive.size(), transmit.size());
             let pair = u16::try_from(made.len()).unwrap_or(u16::MAX);
+            let mut tx = Transmitter::new(transmit, config.region, info.offloads)?;
+            if device.features() & feature::INDIRECT_DESC != 0 {
+                tx = tx.with_tables(config.region, device.features() & feature::RING_PACKED != 0)?;
+            }
             made.push(Box::new(NetQueuePair {
                 interrupt: device.transport().interrupt(net::receive_queue(pair)),
                 rx: Receiver::new(receive, mergeable, info.offloads),
-                tx: Transmitter::new(transmit, config.region, info.offloads)?,
+                tx,
                 device: Arc::clone(device),
             }));
         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::mem::{Iova, Mbuf, Region, RegionError};
 use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::header;
-use crate::virtio::ring::{DriverRing, Piece};
+use crate::virtio::ring::{DriverRing, Piece, Tables};
 use crate::virtio::spec::net::HEADER_BYTES;
 
-/// Bytes of a [`Region`] that a transmitter's shared header takes, alignment included.
-pub(super) const REGION_BYTES: usize = 2 * 64;
+/// Bytes of a [`Region`] that a transmitter's shared header and indirect tables take, alignment included.
+pub(super) const REGION_BYTES: usize = 2 * 64 + Tables::REGION_BYTES;
 
 /// The transmit side of a queue pair.
 pub(super) struct Transmitter<R> {
@@ -22,6 +22,12 @@ pub(super) struct Transmitter<R> {
 }
 
 impl<R: DriverRing> Transmitter<R> {
+    /// Lends the queue indirect tables.
+    pub(super) fn with_tables(mut self, region: &Region, packed: bool) -> Result<Self, RegionError> {
+        self.queue.lend(Tables::new(region, self.queue.size(), packed)?);
+        Ok(self)
+    }
+
     pub(super) fn new(queue: R, region: &Arc<Region>, offloads: Offloads) -> Result<Self, RegionError> {
         let header = region.carve(HEADER_BYTES, 64)?.iova;
         Ok(Self { queue, header, offloads, counters: QueueCounters::default() })
@@ -117,7 +123,7 @@ impl<R: DriverRing> Transmitter<R> {
             self.counters.tx_errors += 1;
             return Ok(());
         }
-        if descriptors > usize::from(self.queue.free()) {
+        if self.queue.needs(descriptors) > usize::from(self.queue.free()) {
             return Err(frame);
         }
         let offload = frame.offload();

@@ -13,9 +13,12 @@ use std::sync::atomic::{Ordering, fence};
 use super::{Areas, Cursor, Event, Tail};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
-use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory};
+use crate::virtio::ring::driver::pieces;
+use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory, Tables};
 use crate::virtio::spec::feature;
-use crate::virtio::spec::packed::{DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};
+use crate::virtio::spec::packed::{
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE,
+};
 use crate::virtio::transport::Notifier;
 
 /// No buffer's id: a queue has at most 32,768.
@@ -36,7 +39,7 @@ pub(crate) struct PackedDriver<const IN_ORDER: bool> {
     order: Box<[u16]>,
     /// Free descriptors.
     free: u16,
-    /// Chains, of several descriptors, that are with the device.
+    /// Chains, of several descriptors or in an indirect table, that are with the device.
     chains: u16,
     /// Buffers posted, shown to the device and taken back since the start, wrapping.
     posted: u16,
@@ -57,6 +60,7 @@ pub(crate) struct PackedDriver<const IN_ORDER: bool> {
     batch: u16,
     batch_len: u32,
     event_idx: bool,
+    tables: Option<Tables>,
     notifier: Notifier,
     fault: Option<QueueFault>,
     region: Arc<Region>,
@@ -101,6 +105,7 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
             look: start,
             batch: NO_BATCH,
             batch_len: 0,
+            tables: None,
             event_idx: features & feature::EVENT_IDX != 0,
             notifier: Notifier::Polled,
             fault: None,
@@ -229,10 +234,20 @@ impl<const IN_ORDER: bool> PackedDriver<IN_ORDER> {
         }
     }
 
+    /// Notes a chain whose descriptors are written.
+    fn end_chain(&mut self, id: u16, mbuf: Mbuf, descriptors: u16) {
+        self.chains += 1;
+        self.spans[usize::from(id)] = descriptors;
+        self.fill(id, mbuf);
+        self.free -= descriptors;
+        self.posted = self.posted.wrapping_add(1);
+    }
+
     /// Frees the descriptors of the buffer `id`, while some have several.
     fn step_over(&mut self, id: u16) {
         let span = std::mem::replace(&mut self.spans[usize::from(id)], 1);
-        self.chains -= u16::from(span > 1);
+        let had_table = self.tables.as_mut().is_some_and(|tables| tables.take_back(id));
+        self.chains -= u16::from(span > 1 || had_table);
         self.free += span;
         self.next_used = self.areas.advance(self.next_used, span);
     }
@@ -338,21 +353,32 @@ impl<const IN_ORDER: bool> DriverRing for PackedDriver<IN_ORDER> {
         self.posted = self.posted.wrapping_add(1);
     }
 
+    fn lend(&mut self, tables: Tables) {
+        self.tables = Some(tables);
+    }
+
+    #[inline]
+    fn needs(&self, descriptors: usize) -> usize {
+        let indirect = self.tables.as_ref().is_some_and(|tables| tables.suit(descriptors));
+        if indirect { 1 } else { descriptors }
+    }
+
     fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
         let id = self.take_id(self.next_available);
-        let (mut piece, mut count) = (first, 0);
+        let count = pieces(first, &mbuf).count();
         let mut held = self.posted == self.published;
-        for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
-            self.put(id, piece, DESC_F_NEXT, std::mem::take(&mut held));
-            (piece, count) = (following, count + 1);
+        if let Some(tables) = self.tables.as_mut().filter(|tables| tables.suit(count)) {
+            let table = tables.write(id, pieces(first, &mbuf));
+            self.put(id, table, DESC_F_INDIRECT, held);
+            self.end_chain(id, mbuf, 1);
+            return;
         }
-        self.put(id, piece, 0, held);
-        count += 1;
-        self.chains += 1;
-        self.spans[usize::from(id)] = count;
-        self.fill(id, mbuf);
-        self.free -= count;
-        self.posted = self.posted.wrapping_add(1);
+        for (number, piece) in pieces(first, &mbuf).enumerate() {
+            let flags = if number + 1 < count { DESC_F_NEXT } else { 0 };
+            self.put(id, piece, flags, std::mem::take(&mut held));
+        }
+        #[allow(clippy::cast_possible_truncation)] // so many descriptors were free
+        self.end_chain(id, mbuf, count as u16);
     }
 
     #[inline]

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use super::QueueMemory;
+use super::{QueueMemory, Tables};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
 use crate::virtio::transport::Notifier;
+
+/// The pieces of a chain: `first`, then each segment that holds data.
+pub(crate) fn pieces(first: Piece, mbuf: &Mbuf) -> impl Iterator<Item = Piece> + '_ {
+    std::iter::once(first).chain(mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of))
+}
 
 /// How many used buffers ahead of the one in hand are fetched into the cache.
 pub(crate) const FETCH_AHEAD: u16 = 4;
@@ -68,8 +73,14 @@ pub(crate) trait DriverRing: Send + Sized + 'static {
     /// is [`Piece::room_of`] an empty `mbuf`. The caller made sure that a descriptor is free.
     fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool);
 
+    /// Indirect tables to put long chains into, where `INDIRECT_DESC` was negotiated.
+    fn lend(&mut self, tables: Tables);
+
+    /// How many free descriptors a chain of `descriptors` takes now: one, if it goes into an indirect table.
+    fn needs(&self, descriptors: usize) -> usize;
+
     /// Moves `mbuf` to the device as a chain to be read: `first`, then each of its segments that holds data. The
-    /// caller made sure that there is one, and that enough descriptors are free.
+    /// caller made sure that there is one, and that as many descriptors are free as it [needs](Self::needs).
     fn post_chain(&mut self, mbuf: Mbuf, first: Piece);
 
     /// Shows the device what was posted since the last call, and notifies it if it asks for that. Returns

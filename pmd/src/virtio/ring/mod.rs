@@ -12,12 +12,15 @@
 #[allow(unsafe_code)]
 pub(crate) mod device;
 pub(crate) mod driver;
+#[allow(unsafe_code)]
+pub(crate) mod indirect;
 pub(crate) mod memory;
 #[allow(unsafe_code)]
 pub(crate) mod peer;
 
 pub(crate) use device::{Buffer, Chain, DeviceRing};
 pub(crate) use driver::{DriverRing, FETCH_AHEAD, Piece};
+pub(crate) use indirect::Tables;
 pub(crate) use memory::QueueMemory;
 pub(crate) use peer::Peer;
 

@@ -5,7 +5,9 @@
 
 use super::QueueMemory;
 use crate::virtio::packed::{self, Cursor, Event, Tail};
-use crate::virtio::spec::packed::{DESC_F_NEXT, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE};
+use crate::virtio::spec::packed::{
+    DESC_F_INDIRECT, DESC_F_NEXT, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE,
+};
 use crate::virtio::spec::split::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY, UsedElement};
 use crate::virtio::split;
 use crate::virtio::transport::RingLayout;
@@ -16,6 +18,35 @@ pub(crate) struct Held {
     pub id: u16,
     /// Address, length and flags of each descriptor; of the flags, those that say what it is for.
     pub descriptors: Vec<(u64, u32, u16)>,
+    /// How many of the ring it takes: fewer, if they are in an indirect table.
+    pub in_ring: u16,
+}
+
+impl Held {
+    /// Follows a descriptor that names an indirect table.
+    fn follow(&mut self, packed: bool) {
+        self.in_ring = self.descriptors.len().try_into().unwrap();
+        let [(address, len, DESC_F_INDIRECT)] = self.descriptors[..] else { return };
+        assert!(len.is_multiple_of(16) && len > 0);
+        self.descriptors.clear();
+        let mut entry = 0;
+        loop {
+            // SAFETY: the driver says that its table is there; it is one of ours, not a hostile one.
+            let [address, tail] = unsafe { (address as *const [u64; 2]).add(entry).read_volatile() };
+            #[allow(clippy::cast_possible_truncation)] // the parts
+            let (len_of, flags, next) = (tail as u32, (tail >> 32) as u16, (tail >> 48) as u16);
+            // A packed table has an id where a split one has flags, and the reverse.
+            let (flags, next) = if packed { (next, flags) } else { (flags, next) };
+            self.descriptors.push((address, len_of, flags & !DESC_F_NEXT));
+            entry += 1;
+            let more = if packed { entry < len as usize / 16 } else { flags & DESC_F_NEXT != 0 };
+            assert!(packed || !more || usize::from(next) == entry);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(entry, len as usize / 16);
+    }
 }
 
 enum Format {
@@ -56,7 +87,7 @@ impl Played {
 
     /// Takes the next buffer, if there is one.
     pub(crate) fn take(&mut self) -> Option<Held> {
-        let mut held = Held { id: 0, descriptors: Vec::new() };
+        let mut held = Held { id: 0, descriptors: Vec::new(), in_ring: 0 };
         match &mut self.format {
             Format::Split { areas, next_available, .. } => {
                 if *next_available == areas.available_index() {
@@ -88,6 +119,7 @@ impl Played {
                 }
             },
         }
+        held.follow(matches!(self.format, Format::Packed { .. }));
         Some(held)
     }
 
@@ -127,9 +159,8 @@ impl Played {
     /// Gives `batch` back with one used element, which names the last.
     pub(crate) fn give_back_batch(&mut self, batch: &[Held], len: u32) {
         let Some(last) = batch.last() else { return };
-        let descriptors = batch.iter().map(|held| held.descriptors.len()).sum::<usize>();
-        let [buffers, descriptors] = [batch.len(), descriptors].map(|count| count.try_into().unwrap());
-        self.use_id(u32::from(last.id), len, buffers, descriptors);
+        let descriptors = batch.iter().map(|held| held.in_ring).sum();
+        self.use_id(u32::from(last.id), len, batch.len().try_into().unwrap(), descriptors);
     }
 
     /// Asks for a notification of the buffer (packed: descriptor) `ahead` of the next; `None` for none at all.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::played::{Held, Played, packed_start};
-use super::{DriverRing, Piece, QueueMemory};
+use super::{DriverRing, Piece, QueueMemory, Tables};
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
 use crate::virtio::packed::driver::PackedDriver;
 use crate::virtio::spec::feature;
@@ -48,14 +48,17 @@ struct Bed<R> {
 }
 
 impl<R: TestRing> Bed<R> {
-    fn new(size: u16, mbufs: usize, start: u16, event_idx: bool) -> Self {
+    fn new(size: u16, mbufs: usize, start: u16, event_idx: bool, indirect: bool) -> Self {
         let pool = PoolConfig { mbufs, headroom_bytes: 64, data_room_bytes: 64 };
-        let len_bytes = pool.region_bytes() + QueueMemory::region_bytes(size) + 4096;
+        let len_bytes = pool.region_bytes() + QueueMemory::region_bytes(size) + Tables::REGION_BYTES + 4096;
         let region =
             Region::new(RegionConfig { len_bytes, page: PageSize::Ordinary, numa_node: None }).unwrap();
         let memory = QueueMemory::carve(&region, size, R::PACKED).unwrap();
         let features = if event_idx { feature::EVENT_IDX } else { 0 };
         let mut driver = R::start(&memory, &region, features, start);
+        if indirect {
+            driver.lend(Tables::new(&region, size, R::PACKED).unwrap());
+        }
         let device = Played::of(&memory, start, event_idx);
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         driver.set_notifier(Notifier::EventFd(event.try_clone().unwrap().into()));
@@ -100,7 +103,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => Just(Step::Post),
-        2 => (1_usize..5).prop_map(Step::Chain),
+        2 => (1_usize..9).prop_map(Step::Chain),
         3 => Just(Step::Publish),
         1 => prop::option::of(0_u16..12).prop_map(Step::Want),
         2 => (0_usize..20).prop_map(Step::Take),
@@ -126,9 +129,9 @@ fn is_due(wish: Option<u64>, old: u64, new: u64, period: u64) -> bool {
 
 /// What the driver posts, the device sees once published, in order and byte for byte; what the device gives back comes
 /// out with its own mbuf and length; no descriptor is ever in two places; a notification is sent when it was asked for.
-fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps: &[Step]) {
+fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, indirect: bool, steps: &[Step]) {
     let Bed { mut driver, mut device, pool, event, .. } =
-        Bed::<R>::new(size, 4 * usize::from(size) + 8, start, event_idx);
+        Bed::<R>::new(size, 9 * usize::from(size) + 16, start, event_idx, indirect);
     let frame = |tag: u64| {
         let mut mbuf = pool.alloc().unwrap();
         mbuf.append(8).unwrap().copy_from_slice(&tag.to_be_bytes());
@@ -136,11 +139,15 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
     };
     let (mut unpublished, mut published) = (VecDeque::new(), VecDeque::<Expected>::new());
     let mut held: VecDeque<(Held, u64)> = VecDeque::new();
-    let mut given_back: VecDeque<(u64, u32, usize)> = VecDeque::new();
+    let mut given_back: VecDeque<(u64, u32, Held)> = VecDeque::new();
     let (mut free, mut next_tag, mut outstanding) = (usize::from(size), 0, 0_u16);
     // Places: buffers of a split queue, descriptors of a packed one.
     let (mut posted, mut shown, mut taken) = (0_u64, 0_u64, 0_u64);
     let period = if R::PACKED { 2 * u64::from(size) } else { 65_536 };
+    // Indirect tables that are free, and what a chain takes of the ring.
+    let mut tables = if indirect { 64 } else { 0 };
+    let in_ring =
+        |pieces: usize, tables: usize| if (5..=40).contains(&pieces) && tables > 0 { 1 } else { pieces };
     let mut wish = None;
     device.want(None);
     if event_idx && !R::PACKED {
@@ -155,7 +162,7 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 unpublished.push_back(Expected { tag: next_tag, pieces: vec![(piece.address, piece.len)] });
                 (next_tag, free, outstanding, posted) = (next_tag + 1, free - 1, outstanding + 1, posted + 1);
             }
-            Step::Chain(segments) if free > segments => {
+            Step::Chain(segments) if free >= in_ring(segments + 1, tables) => {
                 let mut mbuf = frame(next_tag);
                 for _ in 1..segments {
                     mbuf.chain(frame(u64::MAX));
@@ -164,8 +171,11 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 let pieces: Vec<(u64, u32)> = std::iter::once((first.address, first.len))
                     .chain(mbuf.segments().map(|s| (s.iova().0, 8)))
                     .collect();
-                posted += if R::PACKED { pieces.len() as u64 } else { 1 };
-                free -= pieces.len();
+                let taken = in_ring(pieces.len(), tables);
+                assert_eq!(driver.needs(pieces.len()), taken);
+                tables -= usize::from(taken < pieces.len());
+                posted += if R::PACKED { taken as u64 } else { 1 };
+                free -= taken;
                 driver.post_chain(mbuf, first);
                 unpublished.push_back(Expected { tag: next_tag, pieces });
                 (next_tag, outstanding) = (next_tag + 1, outstanding + 1);
@@ -213,7 +223,7 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                     let expected = published.pop_front().expect("the device sees only what was published");
                     let seen: Vec<(u64, u32)> = got.descriptors.iter().map(|d| (d.0, d.1)).collect();
                     assert_eq!(seen, expected.pieces);
-                    taken += if R::PACKED { seen.len() as u64 } else { 1 };
+                    taken += if R::PACKED { u64::from(got.in_ring) } else { 1 };
                     held.push_back((got, expected.tag));
                 }
             }
@@ -221,16 +231,16 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 let which = if R::IN_ORDER { 0 } else { which % held.len() };
                 let (got, tag) = held.remove(which).unwrap();
                 device.give_back(&got, len);
-                given_back.push_back((tag, len, got.descriptors.len()));
+                given_back.push_back((tag, len, got));
             }
             Step::Batch(count, len) if R::IN_ORDER => {
                 let count = count.min(held.len());
                 let (batch, tags): (Vec<Held>, Vec<u64>) = held.drain(..count).unzip();
                 device.give_back_batch(&batch, len);
-                for (at, (got, tag)) in batch.iter().zip(tags).enumerate() {
+                for (at, (got, tag)) in batch.into_iter().zip(tags).enumerate() {
                     // 64 bytes of room, from the start of the data.
                     let len = if at + 1 == count { len } else { 64 };
-                    given_back.push_back((tag, len, got.descriptors.len()));
+                    given_back.push_back((tag, len, got));
                 }
             }
             Step::GiveBack(..) | Step::Batch(..) => {}
@@ -242,20 +252,22 @@ fn follows_the_model<R: TestRing>(size: u16, start: u16, event_idx: bool, steps:
                 });
                 assert_eq!(taken.len(), most.min(enough.max(1)).min(given_back.len()));
                 for got in taken {
-                    let (expected, stated, descriptors) = given_back.pop_front().unwrap();
+                    let (expected, stated, held) = given_back.pop_front().unwrap();
                     assert_eq!(got, (expected, stated));
-                    (free, outstanding) = (free + descriptors, outstanding - 1);
+                    (free, outstanding) = (free + usize::from(held.in_ring), outstanding - 1);
+                    tables += usize::from(usize::from(held.in_ring) < held.descriptors.len());
                 }
             }
             Step::Complete(most) => {
                 let ready = usize::from(driver.ready(most).unwrap());
                 assert!(ready <= given_back.len() && ready >= most.min(given_back.len()), "{ready}");
                 for _ in 0..ready.min(most) {
-                    let (expected, stated, descriptors) = given_back.pop_front().unwrap();
+                    let (expected, stated, held) = given_back.pop_front().unwrap();
                     assert_eq!(driver.peek().map(tag), Some(expected));
                     let (mbuf, len) = driver.complete().unwrap();
                     assert_eq!((tag(&mbuf), len), (expected, stated));
-                    (free, outstanding) = (free + descriptors, outstanding - 1);
+                    (free, outstanding) = (free + usize::from(held.in_ring), outstanding - 1);
+                    tables += usize::from(usize::from(held.in_ring) < held.descriptors.len());
                 }
             }
         }
@@ -277,34 +289,34 @@ pub(crate) fn start() -> impl Strategy<Value = u16> {
 
 proptest! {
     #[test]
-    fn split_follows_the_model(size in sizes(false), start in start(), event in any::<bool>(), steps in steps()) {
-        follows_the_model::<SplitDriver<false>>(size, start, event, &steps);
+    fn split_follows_the_model(size in sizes(false), start in start(), extras in any::<(bool, bool)>(), steps in steps()) {
+        follows_the_model::<SplitDriver<false>>(size, start, extras.0, extras.1, &steps);
     }
 
     #[test]
     fn split_in_order_follows_the_model(
-        size in sizes(false), start in start(), event in any::<bool>(), steps in steps(),
+        size in sizes(false), start in start(), extras in any::<(bool, bool)>(), steps in steps(),
     ) {
-        follows_the_model::<SplitDriver<true>>(size, start, event, &steps);
+        follows_the_model::<SplitDriver<true>>(size, start, extras.0, extras.1, &steps);
     }
 
     #[test]
-    fn packed_follows_the_model(size in sizes(true), start in start(), event in any::<bool>(), steps in steps()) {
-        follows_the_model::<PackedDriver<false>>(size, start, event, &steps);
+    fn packed_follows_the_model(size in sizes(true), start in start(), extras in any::<(bool, bool)>(), steps in steps()) {
+        follows_the_model::<PackedDriver<false>>(size, start, extras.0, extras.1, &steps);
     }
 
     #[test]
     fn packed_in_order_follows_the_model(
-        size in sizes(true), start in start(), event in any::<bool>(), steps in steps(),
+        size in sizes(true), start in start(), extras in any::<(bool, bool)>(), steps in steps(),
     ) {
-        follows_the_model::<PackedDriver<true>>(size, start, event, &steps);
+        follows_the_model::<PackedDriver<true>>(size, start, extras.0, extras.1, &steps);
     }
 }
 
 /// Whoever sleeps is told: arming looks once more, and from then on the device knows that it has to speak.
 fn arms_and_disarms<R: TestRing>(event_idx: bool) {
     for start in [0, 7, 65_535] {
-        let mut bed = Bed::<R>::new(8, 16, start, event_idx);
+        let mut bed = Bed::<R>::new(8, 16, start, event_idx, false);
         assert!(!bed.device.driver_wants_next(), "it polls from the start");
         for number in 0..40 {
             let frame = bed.frame(number);

@@ -13,19 +13,24 @@ use std::sync::atomic::{Ordering, fence};
 use super::{Areas, event_is_due};
 use crate::mem::{Mbuf, Region};
 use crate::port::QueueFault;
-use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory};
+use crate::virtio::ring::driver::pieces;
+use crate::virtio::ring::{DriverRing, FETCH_AHEAD, Piece, QueueMemory, Tables};
 use crate::virtio::spec::feature;
 use crate::virtio::spec::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY, UsedElement,
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_F_NO_NOTIFY,
+    UsedElement,
 };
 use crate::virtio::transport::Notifier;
+
+/// One descriptor that names an indirect table.
+const IN_TABLE: u16 = 0;
 
 /// What a descriptor id stands for.
 #[derive(Default)]
 struct Slot {
     /// The mbuf whose chain starts here; while it is here, the device may use its bytes.
     mbuf: Option<Mbuf>,
-    /// Descriptors of the chain that starts here.
+    /// Descriptors of the chain that starts here, or [`IN_TABLE`].
     descriptors: u16,
     /// The chain's next descriptor.
     next: u16,
@@ -88,6 +93,7 @@ pub(crate) struct SplitDriver<const IN_ORDER: bool> {
     batch: u32,
     batch_len: u32,
     event_idx: bool,
+    tables: Option<Tables>,
     fault: Option<QueueFault>,
     region: Arc<Region>,
 }
@@ -116,6 +122,7 @@ impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
             used_seen: start,
             batch: NO_BATCH,
             batch_len: 0,
+            tables: None,
             event_idx: features & feature::EVENT_IDX != 0,
             fault: None,
             notifier: Notifier::Polled,
@@ -172,8 +179,13 @@ impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
     }
 
     #[cold]
-    fn put_free_chain(&mut self, mut next: u16, count: u16) {
-        for _ in 0..count {
+    fn put_free_rest(&mut self, head: u16, mut next: u16, descriptors: u16) {
+        if descriptors == IN_TABLE {
+            let had = self.tables.as_mut().is_some_and(|tables| tables.take_back(head));
+            debug_assert!(had, "it was put into one");
+            return;
+        }
+        for _ in 1..descriptors {
             self.put_free(next);
             next = self.slots.at(next).next;
         }
@@ -222,10 +234,29 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
         self.make_available(id);
     }
 
+    fn lend(&mut self, tables: Tables) {
+        self.tables = Some(tables);
+    }
+
+    #[inline]
+    fn needs(&self, descriptors: usize) -> usize {
+        let indirect = self.tables.as_ref().is_some_and(|tables| tables.suit(descriptors));
+        if indirect { 1 } else { descriptors }
+    }
+
     fn post_chain(&mut self, mbuf: Mbuf, first: Piece) {
         let head = self.take_free();
+        let descriptors = pieces(first, &mbuf).count();
+        if let Some(tables) = self.tables.as_mut().filter(|tables| tables.suit(descriptors)) {
+            let Piece { address, len } = tables.write(head, pieces(first, &mbuf));
+            let descriptor = Descriptor { address, len, flags: DESC_F_INDIRECT, next: 0 };
+            self.areas.write_descriptor(head, descriptor);
+            self.slots.at(head).fill(mbuf, IN_TABLE);
+            self.make_available(head);
+            return;
+        }
         let (mut id, mut piece, mut count) = (head, first, 1);
-        for following in mbuf.segments().filter(|segment| !segment.is_empty()).map(Piece::of) {
+        for following in pieces(first, &mbuf).skip(1) {
             let next = self.take_free();
             let Piece { address, len } = piece;
             self.areas.write_descriptor(id, Descriptor { address, len, flags: DESC_F_NEXT, next });
@@ -316,8 +347,9 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
         let (descriptors, next) = (slot.descriptors, slot.next);
         #[allow(clippy::cast_possible_truncation)] // below `size`, as the look-up above found
         self.put_free(id as u16);
-        if descriptors > 1 {
-            self.put_free_chain(next, descriptors - 1);
+        if descriptors != 1 {
+            #[allow(clippy::cast_possible_truncation)] // as above
+            self.put_free_rest(id as u16, next, descriptors);
         }
         self.next_used = self.next_used.wrapping_add(1);
         let len = len.unwrap_or_else(|| Piece::room_of(&mbuf).len);
