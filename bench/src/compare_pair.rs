@@ -31,8 +31,12 @@ const HOW: &str = "A generator that serves a vhost-user socket as the device, an
 /// Flags of `compare-pair`.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Pairs to compare; bywash stands for a pair of its own
-    #[arg(long, value_delimiter = ',', default_value = "split,packed,packed-vectorized,bywash")]
+    /// Pairs to compare; each of bywash's stands for a pair of its own
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "split,packed,packed-vectorized,bywash-split,bywash-packed-in-order"
+    )]
     pairs: Vec<Forwarder>,
 
     /// Further arguments for `bywash gen`
@@ -46,7 +50,7 @@ pub struct Flags {
 
 /// Runs it.
 pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
-    if flags.pairs.contains(&Forwarder::Bywash) {
+    if flags.pairs.iter().any(|pair| !pair.is_peer()) {
         peers::bywash::binary()?;
     }
     let _precedence = Precedence::take();
@@ -56,24 +60,26 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
         .iter()
         .map(|pair| Contender::new(format!("{}, both ends", pair.title()), pair.is_peer()))
         .collect();
-    Comparison::run(contenders, Some(1.3), pace, |index| match flags.pairs[index] {
-        Forwarder::Bywash => ours(flags, pace, &host),
-        theirs => {
-            let socket = host.socket("device");
-            let device = Side::NetVhost(socket.clone());
-            let generator = Options::new(device, ForwardMode::FlowGen, GENERATE_CORE);
-            forwarder::measure(
-                pace,
-                || Ok(Testpmd::start(&host, generator)?),
-                || theirs.start(&host, &socket, &[]),
-            )
+    Comparison::run(contenders, Some(1.3), pace, |index| {
+        match (flags.pairs[index], flags.pairs[index].port_options()) {
+            (_, Some(options)) => ours(options, flags, pace, &host),
+            (theirs, None) => {
+                let socket = host.socket("device");
+                let device = Side::NetVhost(socket.clone());
+                let generator = Options::new(device, ForwardMode::FlowGen, GENERATE_CORE);
+                forwarder::measure(
+                    pace,
+                    || Ok(Testpmd::start(&host, generator)?),
+                    || theirs.start(&host, &socket, &[]),
+                )
+            }
         }
     })
 }
 
-fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
+fn ours(options: &str, flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let socket = host.socket("ours");
-    let port = format!("vhost-user-server:{}", socket.display());
+    let port = format!("vhost-user-server:{}{options}", socket.display());
     let mut args = vec!["gen".to_owned(), "--port".to_owned(), port, "--size=60".to_owned()];
     // Flowgen numbers, stamps and checks nothing; full checks would measure what has no counterpart there.
     args.push("--check=count".to_owned());
@@ -82,7 +88,7 @@ fn ours(flags: &Flags, pace: &Pace, host: &Arc<Host>) -> Result<Round> {
     let mut generator = Bywash::start(&args)?;
     wait_for_socket(&mut generator, &socket)?;
 
-    let mut l2fwd = forwarder::l2fwd(&format!("vhost-user:{}", socket.display()), FORWARD_CORE);
+    let mut l2fwd = forwarder::l2fwd(&format!("vhost-user:{}{options}", socket.display()), FORWARD_CORE);
     l2fwd.extend_from_slice(&flags.l2fwd_args);
     let mut forwarder = Bywash::start(&l2fwd)?;
     std::thread::sleep(pace.settle());

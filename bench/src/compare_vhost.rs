@@ -23,7 +23,11 @@ const HOW: &str = "A forwarder (`macswap`) is the driver side of a vhost-user so
 #[derive(Args, Debug)]
 pub struct Flags {
     /// Forwarders to compare; one may be named twice, to see what chance does
-    #[arg(long, value_delimiter = ',', default_value = "split,packed,packed-vectorized,bywash")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "split,packed,packed-vectorized,bywash-split,bywash-packed-in-order"
+    )]
     forwarders: Vec<Forwarder>,
 
     /// Further arguments for `bywash l2fwd`, as in --l2fwd-arg=--idle=poll
@@ -33,7 +37,7 @@ pub struct Flags {
 
 /// Runs it.
 pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
-    if flags.forwarders.contains(&Forwarder::Bywash) {
+    if flags.forwarders.iter().any(|forwarder| !forwarder.is_peer()) {
         peers::bywash::binary()?;
     }
     let _precedence = Precedence::take();
@@ -41,7 +45,7 @@ pub fn run(flags: &Flags, pace: &Pace) -> Result<Comparison> {
     let host = Host::new(512)?;
     let socket = host.socket("device");
     let contenders = flags.forwarders.iter().map(|f| Contender::new(f.title(), f.is_peer())).collect();
-    Comparison::run(contenders, Some(1.0), pace, |index| {
+    Comparison::run(contenders, Some(1.1), pace, |index| {
         let device = Side::NetVhost(socket.clone());
         let generator = Options::new(device, ForwardMode::FlowGen, GENERATE_CORE);
         forwarder::measure(

@@ -37,8 +37,16 @@ pub enum Forwarder {
     Packed,
     /// testpmd, packed rings, in order, not mergeable, vectorized with AVX-512
     PackedVectorized,
-    /// bywash l2fwd
+    /// bywash l2fwd, its defaults
     Bywash,
+    /// bywash l2fwd, split rings
+    BywashSplit,
+    /// bywash l2fwd, split rings, in order
+    BywashSplitInOrder,
+    /// bywash l2fwd, packed rings
+    BywashPacked,
+    /// bywash l2fwd, packed rings, in order
+    BywashPackedInOrder,
 }
 
 impl Forwarder {
@@ -50,12 +58,28 @@ impl Forwarder {
             Self::Packed => "DPDK packed",
             Self::PackedVectorized => "DPDK packed vectorized",
             Self::Bywash => "bywash",
+            Self::BywashSplit => "bywash split",
+            Self::BywashSplitInOrder => "bywash split in order",
+            Self::BywashPacked => "bywash packed",
+            Self::BywashPackedInOrder => "bywash packed in order",
+        }
+    }
+
+    /// What our ports' strings end in for it; `None` for DPDK's.
+    pub fn port_options(self) -> Option<&'static str> {
+        match self {
+            Self::Split | Self::SplitVectorized | Self::Packed | Self::PackedVectorized => None,
+            Self::Bywash => Some(""),
+            Self::BywashSplit => Some(",ring_packed=off,in_order=off"),
+            Self::BywashSplitInOrder => Some(",ring_packed=off,in_order=on"),
+            Self::BywashPacked => Some(",ring_packed=on,in_order=off"),
+            Self::BywashPackedInOrder => Some(",ring_packed=on,in_order=on"),
         }
     }
 
     /// Whether it is DPDK's.
     pub fn is_peer(self) -> bool {
-        self != Self::Bywash
+        self.port_options().is_none()
     }
 
     /// Starts it as the driver of the backend at `socket`.
@@ -70,8 +94,13 @@ impl Forwarder {
             Self::PackedVectorized => {
                 VirtioUser { queue_size: DESCRIPTORS, ..VirtioUser::packed_vectorized(socket) }
             }
-            Self::Bywash => {
-                let mut args = l2fwd(&format!("vhost-user:{}", socket.display()), FORWARD_CORE);
+            Self::Bywash
+            | Self::BywashSplit
+            | Self::BywashSplitInOrder
+            | Self::BywashPacked
+            | Self::BywashPackedInOrder => {
+                let options = self.port_options().unwrap_or_default();
+                let mut args = l2fwd(&format!("vhost-user:{}{options}", socket.display()), FORWARD_CORE);
                 args.extend_from_slice(extra);
                 return Ok(Running::Bywash(Bywash::start(&args)?));
             }
