@@ -22,6 +22,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub use limits::{BURST, DEFAULT_DESCRIPTORS, MBUFS, RING, burst, descriptors, mbufs};
 pub use program::{ProgramOption, ProgramTable};
 
+use crate::idle::Idle;
 use pmd::mem::PageSize;
 
 /// A configuration file that could not be used.
@@ -76,6 +77,9 @@ pub struct EngineTable {
     /// Descriptors of each transmit queue: a power of two in [`RING`].
     #[serde(default, deserialize_with = "limits::de_descriptors")]
     pub txd: Option<u16>,
+    /// What cores do while nothing comes: `poll`, `adaptive` or `interrupt`.
+    #[serde(default, deserialize_with = "limits::de_idle")]
+    pub idle: Option<Idle>,
     /// Pages of the memory that devices reach: `auto`, `ordinary`, `2M` or `1G`.
     #[serde(default, deserialize_with = "limits::de_page_size")]
     pub page_size: Option<PageSize>,
@@ -95,6 +99,7 @@ impl EngineTable {
             mbufs: self.mbufs.or(other.mbufs),
             rxd: self.rxd.or(other.rxd),
             txd: self.txd.or(other.txd),
+            idle: self.idle.or(other.idle),
             page_size: self.page_size.or(other.page_size),
             node: self.node.or(other.node),
             gro: self.gro.or(other.gro),

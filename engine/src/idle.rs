@@ -31,7 +31,6 @@ use std::sync::atomic::Ordering;
 
 use door::{Caller, CoreBell};
 use pmd::port::Arm;
-use serde::Deserialize;
 
 use crate::lcore::{Lcore, Node, Signals};
 use crate::stats::{Rest, Wake};
@@ -59,8 +58,7 @@ const NOT_WORTH_NS: u64 = 10_000;
 const PAUSES: u32 = 16;
 
 /// What a loop does while nothing comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Idle {
     /// Polls on: the least delay, and all of a processor.
     #[default]

@@ -11,8 +11,8 @@ use engine::config::{Config, ConfigError, ProgramOption, ProgramTable};
 use super::{Cli, Failure, PROGRAMS};
 
 /// Flags that a program's table cannot have: they belong in `[engine]` and `[[port]]`, or make no sense in a file.
-const NOT_IN_TABLES: [&str; 9] =
-    ["port", "cores", "burst", "rxd", "txd", "mbufs", "config", "help", "version"];
+const NOT_IN_TABLES: [&str; 10] =
+    ["port", "cores", "burst", "rxd", "txd", "mbufs", "idle", "config", "help", "version"];
 
 /// Parses a command line, with the file that it names.
 ///

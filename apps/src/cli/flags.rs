@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine::Engine;
 use engine::config::{self, Config, Cores, EngineTable, PortTable};
+use engine::{Engine, Idle};
 use pmd::port::PortSpec;
 
 use super::Failure;
@@ -48,6 +48,11 @@ pub struct EngineFlags {
     /// Packet buffers in all [default: what the queues hold, and 2048 a core]
     #[arg(long, value_name = "N", value_parser = number(config::mbufs))]
     pub mbufs: Option<usize>,
+
+    /// What a core does while nothing comes: poll uses all of it, adaptive sleeps after 50 µs, interrupt at once [default:
+    /// poll]
+    #[arg(long, value_name = "POLICY", value_parser = clap::builder::ValueParser::new(str::parse::<Idle>))]
+    pub idle: Option<Idle>,
 
     /// Record no latencies: for measuring what recording costs
     #[arg(long)]
@@ -151,6 +156,7 @@ impl Settings {
             mbufs: flags.mbufs,
             rxd: flags.rxd,
             txd: flags.txd,
+            idle: flags.idle,
             ..EngineTable::default()
         };
         let ports = if ports.is_empty() { file.ports } else { ports.iter().map(PortTable::new).collect() };
@@ -194,7 +200,7 @@ impl Settings {
     #[must_use]
     pub fn engine(&self) -> (Engine, Vec<Option<usize>>) {
         let mut engine = Engine::builder();
-        let EngineTable { cores, burst, mbufs, rxd, txd, page_size, node, gro } = &self.engine;
+        let EngineTable { cores, burst, mbufs, rxd, txd, idle, page_size, node, gro } = &self.engine;
         if let Some(burst) = burst {
             engine.burst(*burst);
         }
@@ -203,6 +209,7 @@ impl Settings {
         }
         engine.latency(self.latency);
         engine.gro(gro.unwrap_or_default());
+        engine.idle(idle.unwrap_or_default());
         engine.memory(page_size.unwrap_or_default(), *node);
         for port in &self.ports {
             let default = config::DEFAULT_DESCRIPTORS;

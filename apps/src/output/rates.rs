@@ -79,6 +79,9 @@ pub fn text(summary: &Summary, colour: Colour) -> String {
         if let Some(cycles) = total.busy_ticks.checked_div(total.packets) {
             let _ = write!(text, ", {} ticks/packet", units::count(cycles));
         }
+        if total.rest.sleeps() > 0 {
+            let _ = write!(text, ", {} asleep", units::percent(total.rest.ticks, ran));
+        }
         if core.silent {
             let stuck = "did not answer; these are its last figures";
             let _ = write!(text, "; {}", colour.paint("1;31", stuck));

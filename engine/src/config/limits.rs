@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::idle::Idle;
 use pmd::mem::PageSize;
 use pmd::port::MAX_BURST;
 
@@ -81,6 +82,10 @@ pub(super) fn de_mbufs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
 
 pub(super) fn de_descriptors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
     checked(deserializer, descriptors)
+}
+
+pub(super) fn de_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Idle>, D::Error> {
+    checked(deserializer, |text: String| text.parse())
 }
 
 pub(super) fn de_page_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PageSize>, D::Error> {

@@ -89,6 +89,15 @@ impl Pacer {
         can
     }
 
+    /// When there will be enough for a frame of `units`, if nothing else is paid: in the past if there is already, or if
+    /// the clock has not started.
+    pub fn due_at(&self, units: u64) -> u64 {
+        let price = u128::from(units) * u128::from(self.ticks_per_second);
+        let missing = price.saturating_sub(self.credit);
+        let ticks = missing.div_ceil(u128::from(self.units_per_second.max(1)));
+        self.last.map_or(0, |last| last.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)))
+    }
+
     /// Gives back what a frame of `units` cost that could not be sent after all.
     pub fn refund(&mut self, units: u64) {
         self.credit += u128::from(units) * u128::from(self.ticks_per_second);
@@ -107,6 +116,19 @@ mod tests {
     use proptest::prelude::*;
 
     const HZ: u64 = 2_100_000_000;
+
+    #[test]
+    fn a_frame_is_due_when_it_can_be_paid_and_not_a_tick_before() {
+        let mut pacer = Pacer::new(Rate::Frames(1_000_000), 1, HZ);
+        assert_eq!(pacer.due_at(1), 0, "the clock has not started");
+        pacer.earn(5_000);
+        assert_eq!(pacer.due_at(1), 5_000 + HZ / 1_000_000);
+        pacer.earn(pacer.due_at(1) - 1);
+        assert!(!pacer.pay(1));
+        pacer.earn(pacer.due_at(1));
+        assert!(pacer.due_at(1) <= 5_000 + HZ / 1_000_000 && pacer.pay(1));
+        assert_eq!(Pacer::new(Rate::Unlimited, 0, HZ).due_at(0), 0);
+    }
 
     /// Runs a fake clock over `seconds` in steps of `step(i)` ticks; returns the frames sent.
     fn run(rate: Rate, frame_bytes: usize, ticks: u64, mut step: impl FnMut() -> u64) -> (u64, Pacer) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::tsc::Tsc;
+use engine::tsc::{Ticks, Tsc};
 use engine::{Burst, Cx, Program, ProgramError};
 use pmd::Mbuf;
 use pmd::port::PortInfo;
@@ -69,7 +69,11 @@ pub struct Generator {
     counts_only: bool,
     counted: u64,
     counted_bytes: u64,
+    tsc: Option<Tsc>,
 }
+
+/// How often it looks for room in ports that had none yet.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -97,6 +101,7 @@ impl Generator {
             counts_only,
             counted: 0,
             counted_bytes: 0,
+            tsc: None,
         }
     }
 
@@ -192,6 +197,7 @@ impl Program for Generator {
             .collect();
         self.tracker = Tracker::new(ports.len() * flows);
         self.sink = Sink::new(run, ports.len(), flows, longest);
+        self.tsc = Some(*tsc);
         Ok(())
     }
 
@@ -243,6 +249,19 @@ impl Program for Generator {
             }
         }
         sent
+    }
+
+    fn wake_at(&self) -> Option<Ticks> {
+        let ticks = |duration| self.tsc.map_or(0, |tsc| tsc.ticks(duration_ns(duration)));
+        match self.phase {
+            // Nobody tells when there is room.
+            Phase::Settling { since: None } => Some(Tsc::now().after(ticks(LOOK_EVERY))),
+            Phase::Settling { since: Some(since) } => Some(Ticks(since).after(ticks(self.config.settle))),
+            // When all have sent theirs, the next turn sees it.
+            Phase::Sending => Some(Ticks(self.senders.iter().filter_map(Sender::due_at).min().unwrap_or(0))),
+            Phase::Draining { until } => Some(Ticks(until)),
+            Phase::Finished => None,
+        }
     }
 
     fn latencies(&self) -> &'static [&'static str] {

@@ -145,6 +145,23 @@ impl Sender {
         }
     }
 
+    /// When its next frame is due, in ticks; in the past if only room or an mbuf is missing. `None` when it is finished.
+    pub fn due_at(&self) -> Option<u64> {
+        if self.is_finished() {
+            return None;
+        }
+        let (bytes, recorded_at) = match &self.source {
+            Source::Made { templates, sequence, .. } => (templates[sequence[self.place]].len_bytes(), 0),
+            Source::Copied(copied) => (copied.upcoming_bytes().next().unwrap_or(0), 0),
+            Source::Replayed { capture, timed, .. } => {
+                let (recorded, offset_ns) = capture.frame(self.place);
+                let offset = if *timed { ticks(offset_ns, self.hz) } else { 0 };
+                (recorded.len(), self.started.unwrap_or(0).saturating_add(offset))
+            }
+        };
+        Some(self.pacer.due_at(self.rate.cost(bytes)).max(recorded_at))
+    }
+
     /// Appends the frames due at `now`, at most `room` and what the burst takes; numbered ones are stamped `now`.
     /// Never blocks; one copy a frame.
     #[inline]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stack::{Closed, Conn, ConnId, IpListenEndpoint, ListenError, ListenOptions, Net, Service};
+use stack::{Closed, Conn, ConnId, IpListenEndpoint, ListenError, ListenOptions, Net, Service, Time};
 
 use super::answer::Answers;
 use super::connection::{Connection, Shared, Stream};
@@ -77,6 +77,12 @@ impl Http {
         self.slots.get_mut(id.index()).filter(|slot| slot.id == Some(id))
     }
 
+    /// A turn at the next look, or, while nobody is connected, soon enough for new files. A wish holds for one turn.
+    fn come_back(&self, net: &mut Net<'_>) {
+        let next = if self.open > 0 { self.next_look_ns } else { (net.now() + Duration::from_secs(1)).ns() };
+        net.wake_at(Time::from_ns(next));
+    }
+
     /// Ends what is overdue among the next connections of the round.
     fn look(&mut self, net: &mut Net<'_>, now_ns: u64) {
         let step = self.slots.len().div_ceil(STEPS);
@@ -127,6 +133,7 @@ impl Service for Http {
     fn turn(&mut self, net: &mut Net<'_>) -> bool {
         let now = net.now();
         if now.ns() < self.next_look_ns {
+            self.come_back(net);
             return false;
         }
         self.next_look_ns = (now + LOOK_EVERY).ns();
@@ -137,7 +144,7 @@ impl Service for Http {
         if self.open > 0 {
             self.look(net, now.ns());
         }
-        net.wake_at(now + if self.open > 0 { LOOK_EVERY } else { Duration::from_secs(1) });
+        self.come_back(net);
         false
     }
 

@@ -134,6 +134,11 @@ impl Ledger {
         }
     }
 
+    /// Open loop: when the next request falls due; `None` while there is no schedule, and when no more are made.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        if self.is_stopped() { None } else { self.due_ns(self.fallen_due) }
+    }
+
     /// Open loop: how many more requests have fallen due by now.
     pub fn due(&mut self) -> usize {
         let Some(schedule) = self.schedule else { return 0 };

@@ -1,8 +1,10 @@
 //! The client on the loop: finds the server, then hands what happens to the protocol's own part.
 
+use std::time::Duration;
+
 use stack::{
     Closed, Conn, ConnId, IpAddress, IpEndpoint, Net, QueryId, RecordKind, ResolveError, Service, Share,
-    UdpId, Unreachable,
+    Time, UdpId, Unreachable,
 };
 
 use super::args::{LoadConfig, Protocol};
@@ -10,6 +12,9 @@ use super::datagrams::Datagrams;
 use super::ledger::{LATENCIES, Ledger};
 use super::streams::Streams;
 use super::target::Host;
+
+/// How often it looks after what has a time of its own beside the schedule: ramp-up, lost datagrams, the end.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The client of one core.
 #[derive(Debug)]
@@ -157,10 +162,15 @@ impl Service for Load {
 
     fn turn(&mut self, net: &mut Net<'_>) -> bool {
         self.ledger.turn(net);
-        match &mut self.kind {
+        let is_busy = match &mut self.kind {
             Kind::Streams(streams) => streams.turn(net, &mut self.ledger),
             Kind::Datagrams(datagrams) => datagrams.turn(net, &mut self.ledger),
+        };
+        if !self.is_done() {
+            let look = net.now() + LOOK_EVERY;
+            net.wake_at(self.ledger.next_due_ns().map_or(look, |due| look.min(Time::from_ns(due))));
         }
+        is_busy
     }
 
     fn latencies(&self) -> &'static [&'static str] {
