@@ -148,8 +148,11 @@ fn nothing_to_do_is_slept_through_on_every_kind_of_port_and_a_frame_ends_it() {
                 here.snapshot().counters().get("returned") == 50
             });
             for running in [&mut here, &mut there] {
+                let before = core(&running.snapshot()).rest.sleeps();
                 let asleep = share_asleep(running, Duration::from_millis(300));
-                assert!(asleep > 0.9, "{near} {far} {idle}: asleep {asleep:.3} of the time");
+                let rest = core(&running.snapshot()).rest;
+                assert!(rest.sleeps() - before < 50, "{near} {far} {idle}: woken for nothing, {rest:?}");
+                assert!(asleep > 0.9, "{near} {far} {idle}: asleep {asleep:.3} of the time, {rest:?}");
             }
             let (here, there) = (here.stop().unwrap(), there.stop().unwrap());
             // With a timer of its own the pitcher sleeps between two frames, and both until one comes.

@@ -176,8 +176,8 @@ impl QueuePair for ServerQueuePair {
     }
 
     fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.rx.served.wait_fds(visit);
-        self.tx.served.wait_fds(visit);
+        self.rx.served.wait_fds(true, visit);
+        self.tx.served.wait_fds(false, visit);
     }
 }
 

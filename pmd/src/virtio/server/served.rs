@@ -119,10 +119,11 @@ impl Served {
         }
     }
 
-    /// What becomes readable when the driver changes something, and when it notifies us.
-    pub(super) fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+    /// What becomes readable when the driver changes something and, if `chains` are waited for, when it notifies us: what
+    /// [`arm`](Self::arm) did not ask for is not drained either, and would end each sleep.
+    pub(super) fn wait_fds(&self, chains: bool, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
         let change = self.follower.wakes_on().map(AsFd::as_fd);
-        let kick = self.follower.ring().and_then(Ring::kick_fd);
+        let kick = self.follower.ring().filter(|_| chains).and_then(Ring::kick_fd);
         change.into_iter().chain(kick).for_each(visit);
     }
 
