@@ -81,8 +81,15 @@ fn words(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
 /// A request with a queue, mostly one that exists, and a value, mostly one that means something.
 fn vring_state() -> impl Strategy<Value = (u32, Vec<u8>)> {
     let request = prop_oneof![
-        (Just(8_u32), prop_oneof![Just(64_u32), Just(128), Just(32)]),
-        (Just(10_u32), 0_u32..0x1_0000),
+        (Just(8_u32), prop_oneof![Just(64_u32), Just(128), Just(32), Just(100)]),
+        (
+            Just(10_u32),
+            prop_oneof![
+                0_u32..0x1_0000,
+                (0_u32..128, 0_u32..128)
+                    .prop_map(|(available, used)| { 0x8000_8000 | used << 16 | available })
+            ]
+        ),
         (Just(11_u32), Just(0_u32)),
         (Just(18_u32), 0_u32..2),
     ];
@@ -141,7 +148,10 @@ fn message() -> impl Strategy<Value = Message> {
     );
     let features = (Just(2_u32), words(1..2), Just(Vec::new()));
     let accepted = Just((feature::VERSION_1 | feature::VHOST_USER_PROTOCOL).to_le_bytes().to_vec());
-    let good_features = (Just(2_u32), accepted, Just(Vec::new()));
+    let packed = Just(
+        (feature::VERSION_1 | feature::VHOST_USER_PROTOCOL | feature::RING_PACKED).to_le_bytes().to_vec(),
+    );
+    let good_features = (Just(2_u32), prop_oneof![accepted, packed], Just(Vec::new()));
     let rarely = || prop_oneof![30 => Just(Vec::new()), 1 => attached(3)];
     let state = (vring_state(), rarely()).prop_map(|((request, body), attached)| (request, body, attached));
     let addresses = (Just(9_u32), vring_addresses(), rarely());
@@ -380,7 +390,7 @@ fn lies_neither_crash_nor_leak_and_the_next_frontend_is_served() {
     let path = folder.path().join("x.sock");
     let (server, followers) = VhostUserServer::start(ServerConfig {
         path: path.clone(),
-        features: feature::VERSION_1 | feature::MRG_RXBUF,
+        features: feature::VERSION_1 | feature::MRG_RXBUF | feature::RING_PACKED,
         queues: 2,
         config: vec![0; 12],
     })
