@@ -30,35 +30,15 @@ pub(crate) struct PackedDevice<const IN_ORDER: bool> {
     next_used: Cursor,
     /// The first used descriptor of a burst, which is still to be written.
     first: Option<(Cursor, Tail)>,
-    /// What has been given back since the driver was last shown.
-    moved: Count,
-    /// What is known to be available from `next` on. Put right between bursts.
-    counted: Count,
+    /// Chains taken since the start, wrapping.
+    taken: u32,
+    /// Chains known to have been available, taken ones included, and the place behind them.
+    counted: u32,
+    counted_to: Cursor,
+    /// Used descriptors go where their chains were.
+    in_place: bool,
     event_idx: bool,
     indirect: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Count {
-    slots: u16,
-    chains: u16,
-}
-
-impl Count {
-    #[inline]
-    fn add(&mut self, chain: Chain) {
-        // Only a driver that adds chains while we give them back moves on by more than its ring.
-        self.slots = self.slots.saturating_add(chain.slots);
-        self.chains = self.chains.saturating_add(1);
-    }
-
-    #[inline]
-    fn less(self, other: Self) -> Self {
-        Self {
-            slots: self.slots.saturating_sub(other.slots),
-            chains: self.chains.saturating_sub(other.chains),
-        }
-    }
 }
 
 impl<const IN_ORDER: bool> PackedDevice<IN_ORDER> {
@@ -140,9 +120,15 @@ impl<const IN_ORDER: bool> PackedDevice<IN_ORDER> {
 
     #[inline]
     fn advance(&mut self, chain: Chain) {
-        self.next = self.areas.advance(self.next, chain.slots);
-        self.next_used = self.areas.advance(self.next_used, chain.slots);
-        self.moved.add(chain);
+        self.next = self.behind(self.next, chain);
+        self.next_used = if self.in_place { self.next } else { self.behind(self.next_used, chain) };
+        self.taken = self.taken.wrapping_add(1);
+    }
+
+    /// `at`, moved on by a chain: usually of one descriptor.
+    #[inline]
+    fn behind(&self, at: Cursor, chain: Chain) -> Cursor {
+        if chain.slots == 1 { self.areas.next(at) } else { self.areas.advance(at, chain.slots) }
     }
 }
 
@@ -152,14 +138,17 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
         // keeps; a driver's memory is never borrowed. All cursors come from these areas.
         let areas = unsafe { Areas::new(ring.descriptors, ring.available, ring.used, ring.size) };
         let Position { next_available, next_used } = ring.start;
+        let next = areas.cursor_of(next_available);
         let mut queue = Self {
-            next: areas.cursor_of(next_available),
+            next,
             next_used: areas.cursor_of(next_used),
+            in_place: next_available == next_used,
             areas,
             peer: Peer::new(ring),
             first: None,
-            moved: Count::default(),
-            counted: Count::default(),
+            taken: 0,
+            counted: 0,
+            counted_to: next,
             event_idx: ring.features & feature::EVENT_IDX != 0,
             indirect: ring.features & feature::INDIRECT_DESC != 0,
         };
@@ -183,18 +172,22 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
     /// Counts on from where it stopped the last time: each descriptor is looked at once.
     fn ready(&mut self) -> Result<u16, QueueFault> {
         self.peer.check()?;
-        let Count { mut slots, mut chains } = self.counted;
-        let mut at = self.areas.advance(self.next, slots);
-        while slots < self.areas.size() {
-            let Tail { flags, .. } = self.areas.read_tail(at);
-            if !at.is_available(flags) {
+        if self.taken.wrapping_sub(self.counted).cast_signed() > 0 {
+            // Taken before they were counted.
+            (self.counted, self.counted_to) = (self.taken, self.next);
+        }
+        let size = self.areas.size();
+        for _ in 0..size {
+            let Tail { flags, .. } = self.areas.read_tail(self.counted_to);
+            if !self.counted_to.is_available(flags) {
                 break;
             }
-            (at, slots) = (self.areas.advance(at, 1), slots + 1);
-            chains += u16::from(flags & DESC_F_NEXT == 0);
+            self.counted_to = self.areas.next(self.counted_to);
+            self.counted = self.counted.wrapping_add(u32::from(flags & DESC_F_NEXT == 0));
         }
-        self.counted = Count { slots, chains };
-        Ok(chains)
+        // More only if the driver makes some available anew that we have not taken yet.
+        let ready = self.counted.wrapping_sub(self.taken);
+        Ok(u16::try_from(ready).unwrap_or(u16::MAX).min(size))
     }
 
     #[inline]
@@ -212,7 +205,7 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
             if chain.slots == 0 {
                 break;
             }
-            (at, ahead) = (self.areas.advance(at, chain.slots), ahead + chain.slots);
+            (at, ahead) = (self.behind(at, chain), ahead + chain.slots);
         }
         Ok(chains)
     }
@@ -272,8 +265,6 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
     fn publish(&mut self) -> bool {
         let Some((at, tail)) = self.first.take() else { return false };
         self.areas.write_tail(at, tail);
-        let moved = std::mem::take(&mut self.moved);
-        self.counted = self.counted.less(moved);
         let Some(call) = &self.peer.call else { return false };
         // ORDERING: SeqCst. The used descriptors are visible before the driver's wish is read, or it might go to sleep
         //           on the old ones while we believe the old wish. Partner: the driver's full barrier between
@@ -284,7 +275,10 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
             // Not negotiated: it means nothing, and a notification too many does no harm.
             event.flags = EVENT_F_ENABLE;
         }
-        let wanted = self.areas.wants(event, self.next_used, moved.slots.min(self.areas.size()));
+        // At least one: all of them if it ends where it began. More than that, with a driver that cheats, count as less.
+        let (from, to) = (at.position(), self.next_used.position());
+        let moved = if to > from { to - from } else { self.areas.size() - from + to };
+        let wanted = self.areas.wants(event, self.next_used, moved);
         if wanted {
             // A counter that is full has been signalled already.
             let _ = call.write(1);

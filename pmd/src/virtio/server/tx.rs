@@ -67,6 +67,7 @@ fn transmit(
 ) -> usize {
     let Ok(chains) = ring.fetch(burst.len(), true) else { return 0 };
     let (mut sent, mut next) = (0, 0);
+    let (mut packets, mut sent_bytes) = (0, 0);
     for frame in burst.iter_mut() {
         let bytes = frame.pkt_len();
         if !header::prepare(frame, offloads) {
@@ -87,14 +88,16 @@ fn transmit(
             Ok(Some(0)) => counters.tx_errors += 1,
             Ok(Some(used)) => {
                 next += used;
-                counters.tx_packets += 1;
-                counters.tx_bytes += bytes as u64;
+                packets += 1;
+                sent_bytes += bytes as u64;
             }
             Ok(None) | Err(_) => break,
         }
         sent += 1;
     }
     counters.notifications += u64::from(ring.publish());
+    counters.tx_packets += packets;
+    counters.tx_bytes += sent_bytes;
     burst.drain(..sent);
     sent
 }
