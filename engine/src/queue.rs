@@ -8,6 +8,7 @@
 //! Each is a [`QueuePair`](pmd::QueuePair) and is there only where it was asked for, so that a program which has a port
 //! to itself is a call away from the driver. [`deal`] puts them together.
 
+pub(crate) mod arrange;
 pub(crate) mod deal;
 pub(crate) mod priority;
 pub(crate) mod relay;

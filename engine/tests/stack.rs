@@ -250,7 +250,7 @@ fn a_server_on_two_cores_of_one_queue_pair_gets_connections_on_both() {
     let _alone = alone();
     let goal = 150;
     let mut engine = Engine::builder();
-    let (a, b) = (engine.port("loop:a"), engine.port("loop:b"));
+    let (a, b) = (engine.port("loop:a"), engine.port("loop:b,queues=1"));
     let cores = [engine.lcore(None), engine.lcore(None), engine.lcore(None)];
     engine.program(cores[0], StackNode::new(settings(CLIENT), client(50, goal, 10_000)), [a]);
     engine.stack(&cores[1..], b, &settings(SERVER), |_| Echo::default());
@@ -278,6 +278,38 @@ fn clients_on_two_cores_choose_ports_whose_answers_are_their_own() {
     for core in &snapshot.cores {
         assert_eq!(core.total.counters.get("client_whole"), goal);
     }
+}
+
+/// Frames that a server's two cores handed over to each other, of `goal` connections from clients behind a device, and
+/// all that they received.
+fn handed_over(server: &str, clients: &str, goal: u64) -> (u64, u64) {
+    let mut engine = Engine::builder();
+    let (a, b) = (engine.port(server), engine.port(clients));
+    let cores = [engine.lcore(None), engine.lcore(None), engine.lcore(None)];
+    engine.stack(&cores[..2], a, &settings(SERVER), |_| Echo::default());
+    engine.program(cores[2], StackNode::new(settings(CLIENT), client(20, goal, 100_000)), [b]);
+    let snapshot = finish(engine.start().unwrap(), goal);
+    check(&snapshot, goal);
+    let accepted: Vec<u64> =
+        snapshot.cores[..2].iter().map(|core| core.total.counters.get("echo_accepted")).collect();
+    assert!(accepted.iter().all(|count| *count > goal / 4), "{accepted:?}");
+    (snapshot.counters().get("steered_out"), snapshot.ports[0].total.counters.rx_packets)
+}
+
+/// Each connection keeps its core in all three (`check`: none fails, no byte is lost), whoever brings its frames there.
+#[test]
+fn handing_over_decays_as_the_device_learns_and_is_not_needed_with_rss() {
+    let _alone = alone();
+    let goal = 100;
+    let (steered, received) = handed_over("loop:a,queues=1", "loop:b", goal);
+    assert!(steered > received / 4, "one queue pair: {steered} of {received}");
+    // The first frames of a flow, until the device has seen its answer on the other queue.
+    let (steered, received) = handed_over("loop:a,rss=off", "loop:b,queues=2", goal);
+    assert!(20 * steered < received, "a device that learns: {steered} of {received}");
+    assert!((goal / 8..4 * goal).contains(&steered), "a device that learns: {steered} of {received}");
+    // ARP goes to all.
+    let (steered, received) = handed_over("loop:a", "loop:b,queues=2", goal);
+    assert!(steered < 20, "RSS: {steered} of {received}");
 }
 
 /// Bytes of a datagram in 41 fragments.

@@ -43,11 +43,7 @@ pub fn owner(frame: &[u8], count: u16) -> Owner {
         TCP | UDP => match peek.ports(frame) {
             Some((src, dst)) => {
                 let local = IpEndpoint::new(peek.dst, dst);
-                Owner::Core(core_of(
-                    peek.protocol,
-                    &Tuple { local, remote: IpEndpoint::new(peek.src, src) },
-                    count,
-                ))
+                Owner::Core(core_of(&Tuple { local, remote: IpEndpoint::new(peek.src, src) }, count))
             }
             None => Owner::Core(0),
         },
@@ -72,11 +68,7 @@ fn quoted(frame: &[u8], at: usize, count: u16) -> Owner {
         // Of a datagram that left in fragments, usually the first is quoted.
         (TCP | UDP, Some((src, dst))) if !peek.later => {
             let local = IpEndpoint::new(peek.src, src);
-            Owner::Core(core_of(
-                peek.protocol,
-                &Tuple { local, remote: IpEndpoint::new(peek.dst, dst) },
-                count,
-            ))
+            Owner::Core(core_of(&Tuple { local, remote: IpEndpoint::new(peek.dst, dst) }, count))
         }
         _ => Owner::Core(0),
     }
@@ -89,7 +81,7 @@ pub(crate) fn packet_core(packet: &[u8], count: u16) -> u16 {
         (TCP | UDP, Some((src, dst))) if (src, dst) != (DHCP_SERVER, DHCP_CLIENT) => {
             let tuple =
                 Tuple { local: IpEndpoint::new(peek.dst, dst), remote: IpEndpoint::new(peek.src, src) };
-            core_of(peek.protocol, &tuple, count)
+            core_of(&tuple, count)
         }
         _ => 0,
     }
@@ -97,32 +89,50 @@ pub(crate) fn packet_core(packet: &[u8], count: u16) -> u16 {
 
 /// The core of a TCP flow.
 pub(crate) fn tcp_core(tuple: &Tuple, count: u16) -> u16 {
-    core_of(TCP, tuple, count)
+    core_of(tuple, count)
 }
 
 /// The core of datagrams between two endpoints.
 pub(crate) fn udp_core(local: IpEndpoint, remote: IpEndpoint, count: u16) -> u16 {
-    core_of(UDP, &Tuple { local, remote }, count)
+    core_of(&Tuple { local, remote }, count)
 }
 
-/// All cores must agree, so the hash has no secret of a core. UDP goes by both addresses and the local port only for
-/// connected traffic's sake: the same 4-tuple always reaches the same core.
-fn core_of(protocol: u8, tuple: &Tuple, count: u16) -> u16 {
+/// Two bytes, over and over: the key of the Toeplitz hash by which flows belong to cores. A device with receive-side
+/// scaling that is given this key, [`TABLE`] entries and the right core in each delivers every flow to its owner.
+pub const KEY_WORD: [u8; 2] = [0x6d, 0x5a];
+
+/// Entries of the table from hashes to cores: a hash belongs to entry `hash % TABLE`, an entry to core `entry % count`.
+pub const TABLE: u16 = 128;
+
+/// The hash of a 16-bit word under the key, by upper and lower byte: its lower half, which repeats itself above.
+const HASHES: [[u16; 256]; 2] = {
+    let key = u16::from_be_bytes(KEY_WORD);
+    let mut hashes = [[0; 256]; 2];
+    let mut at = 0;
+    while at < 2 * 256 * 8 {
+        let (half, byte, bit) = (at / 2048, at / 8 % 256, at % 8);
+        if byte >> (7 - bit) & 1 == 1 {
+            #[allow(clippy::cast_possible_truncation)] // below 16
+            let rotation = (8 * half + bit) as u32;
+            hashes[half][byte] ^= key.rotate_left(rotation);
+        }
+        at += 1;
+    }
+    hashes
+};
+
+/// All cores must agree, and the device if it can, so the hash has no secret. It is Toeplitz's under a key that repeats
+/// itself every 16 bits: all 16-bit words of addresses and ports are added up first, both directions of a flow get the
+/// same, and two look-ups do. The same 4-tuple always reaches the same core, whatever the protocol.
+fn core_of(tuple: &Tuple, count: u16) -> u16 {
     if count <= 1 {
         return 0;
     }
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(protocol);
-    for (address, port) in [(tuple.local.addr, tuple.local.port), (tuple.remote.addr, tuple.remote.port)] {
-        let bits = bits(address);
-        let (high, low) = (high(bits), low(bits));
-        for word in [high, low ^ u64::from(port) << 40] {
-            // splitmix64's finalizer: cheap, and every bit counts.
-            state = (state ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            state = (state ^ state >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
-            state ^= state >> 32;
-        }
-    }
-    // The high half times the count, shifted back: an even spread without a division.
-    let spread = ((state >> 32) * u64::from(count)) >> 32;
-    u16::try_from(spread).unwrap_or(0)
+    let addresses = bits(tuple.local.addr) ^ bits(tuple.remote.addr);
+    let half = low(addresses) ^ high(addresses);
+    let quarter = half ^ half >> 32;
+    #[allow(clippy::cast_possible_truncation)] // its lower 16 bits
+    let word = (quarter ^ quarter >> 16) as u16 ^ tuple.local.port ^ tuple.remote.port;
+    let [upper, lower] = word.to_be_bytes().map(usize::from);
+    (HASHES[0][upper] ^ HASHES[1][lower]) % TABLE % count
 }

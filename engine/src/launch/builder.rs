@@ -265,7 +265,7 @@ impl Engine {
 
     /// Adds a port; it is opened at the start, in the order of adding.
     pub fn port(&mut self, spec: impl Into<String>) -> PortIndex {
-        let terms = Terms { cores: 1, priority: None, owner_of: None };
+        let terms = Terms { cores: 1, priority: None, owner_of: None, flows: false };
         self.ports.push(PortPlan { spec: spec.into(), rxd: self.rxd, txd: self.txd, terms });
         self.ports.len() - 1
     }
@@ -357,6 +357,7 @@ impl Engine {
     ) -> &mut Self {
         let urgent = self.ports[port].terms.priority.map_or(DscpSet::URGENT, |priority| priority.urgent);
         let mut nodes = StackNode::team(settings, &self.bells(lcores), urgent, &mut service).into_iter();
+        self.ports[port].terms.flows = true;
         self.spread(lcores, &[port], Some(stack::steer::owner), |_| nodes.next().expect("one for each core"))
     }
 

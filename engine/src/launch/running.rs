@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use door::{Caller, CoreBell};
-use pmd::port::{Offloads, Port, PortInfo, QueuePair};
+use pmd::port::{Command, Offloads, Port, PortInfo, QueuePair};
+use pmd::virtio::spec::feature;
 use thiserror::Error;
 
 use super::builder::{LcorePlan, Plan, StartError};
@@ -22,6 +23,7 @@ use crate::news::{Board, board};
 use crate::offload::joining::Joining;
 use crate::offload::segmenting::Segmenting;
 use crate::program::Lane;
+use crate::queue::arrange::arrangement;
 use crate::queue::deal::{Terms, deal};
 use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
 use crate::tsc::Tsc;
@@ -318,6 +320,18 @@ struct PortEnds {
     ends: Vec<Option<Box<dyn QueuePair>>>,
 }
 
+/// Has a device with receive-side scaling deliver a stack's flows to their owners. One that spreads them over as many
+/// queue pairs as there are cores does so already.
+fn tell_device(port: &mut dyn Port, info: &PortInfo, terms: &Terms) {
+    let is_even = info.queue_pairs == terms.cores;
+    if !terms.flows || is_even || info.queue_pairs < 2 || info.features & feature::RSS == 0 {
+        return;
+    }
+    if let Err(error) = port.configure(&Command::Rss(arrangement(terms.cores, info.queue_pairs))) {
+        log::warn!("{}: flows will be handed over between the cores: {error}", port.name());
+    }
+}
+
 impl PortEnds {
     /// `bells` are those of the cores that share it, in their order; none if cores never sleep.
     fn of(
@@ -328,6 +342,7 @@ impl PortEnds {
         make: Make,
     ) -> PortEnds {
         let mut info = port.info().clone();
+        tell_device(port, &info, terms);
         let mut pairs = port.take_queue_pairs();
         if make.segments {
             pairs = pairs.into_iter().map(Segmenting::around).collect();

@@ -21,6 +21,8 @@ pub(crate) struct Terms {
     pub priority: Option<Priority>,
     /// How frames find their core, if they are to.
     pub owner_of: Option<OwnerOf>,
+    /// It is a stack's flows that they find it by, so that the device can be told.
+    pub flows: bool,
 }
 
 impl Terms {
@@ -97,7 +99,7 @@ mod tests {
                         .map(|_| TestPair::new(64))
                         .map(|(pair, wire)| (pair as Box<dyn QueuePair>, wire))
                         .unzip();
-                    let terms = Terms { cores, priority, owner_of: Some(to_last) };
+                    let terms = Terms { cores, priority, owner_of: Some(to_last), flows: false };
                     let mut ends = deal(pairs, &terms, &[]);
                     assert_eq!(ends.len(), usize::from(cores));
 
@@ -138,7 +140,7 @@ mod tests {
     fn a_full_queue_holds_a_core_without_one_back_and_nothing_is_lost_or_reordered() {
         let pool = home(1024);
         let (pair, wire) = TestPair::new(32);
-        let terms = Terms { cores: 2, priority: None, owner_of: None };
+        let terms = Terms { cores: 2, priority: None, owner_of: None, flows: false };
         let mut ends = deal(vec![pair], &terms, &[]);
         let (mut sent, mut arrived): (u32, Vec<u32>) = (0, Vec::new());
         while arrived.len() < 2000 {
@@ -165,7 +167,7 @@ mod tests {
         let pool = home(1024);
         let (pair, wire) = TestPair::new(64);
         let priority = Priority { normal_limit: 4, ..Priority::default() };
-        let terms = Terms { cores: 2, priority: Some(priority), owner_of: None };
+        let terms = Terms { cores: 2, priority: Some(priority), owner_of: None, flows: false };
         let mut ends = deal(vec![pair], &terms, &[]);
         let ip = |tos: u8| [&[0; 12][..], &[0x08, 0x00, 0x45, tos], &[0; 18]].concat();
         let mut burst: Burst = (0..60).map(|_| frame(&pool, &ip(0))).collect();
