@@ -101,7 +101,9 @@ impl PortSpec {
         }
         let port = match &self.kind {
             Kind::Vfio(address) => {
-                let transport = Arc::new(Vfio::open(*address, config.region, &Host::default())?);
+                let pairs = identity.queues.unwrap_or(config.queue_pairs).max(1);
+                let waiting = if config.interrupts { pairs } else { 0 };
+                let transport = Arc::new(Vfio::open(*address, config.region, &Host::default(), waiting)?);
                 NetPort::open(identity, transport, config)
             }
             Kind::VhostUser { path } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
 };
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -18,6 +18,7 @@ use super::iommu::Space;
 use super::mmio::Window;
 use super::pci::{self, Bar, CONFIG_BYTES, Capability, ConfigSpace, register};
 use crate::mem::Region;
+use crate::virtio::transport::Interrupt;
 
 /// A device that is ours until the last handle and the last [`Window`] of it are dropped; then the region is taken
 /// from it and it goes back to vfio-pci, which resets it.
@@ -65,6 +66,24 @@ impl OpenDevice {
         let refused = |error: vfio_ioctls::VfioError| io::Error::other(error.to_string());
         enabled.map_err(refused).map_err(self.failed("ask for word of the unplugging of"))?;
         Ok(Some(event))
+    }
+
+    /// Turns on MSI-X and has its first vectors signal eventfds: `wanted` of them, or as many as the device has. None
+    /// where it has no MSI-X: INTx is not supported, since its one line would have to be acknowledged in the device.
+    pub(crate) fn enable_msix(&self, wanted: u16) -> Result<Vec<Interrupt>, VfioError> {
+        let has = self.device().get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX).map_or(0, |irq| irq.count);
+        let count = u16::try_from(has).unwrap_or(u16::MAX).min(wanted);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let interrupts: Vec<Interrupt> = (0..count)
+            .map(|_| Interrupt::new())
+            .collect::<io::Result<_>>()
+            .map_err(self.failed("make an eventfd for"))?;
+        let refused = |error: vfio_ioctls::VfioError| io::Error::other(error.to_string());
+        let events = interrupts.iter().map(|interrupt| &**interrupt.event()).collect();
+        self.device().enable_msix(events).map_err(refused).map_err(self.failed("turn on MSI-X of"))?;
+        Ok(interrupts)
     }
 
     /// Takes note that it is being unplugged, or was.

@@ -9,6 +9,7 @@ mod forwarding;
 mod no_iommu;
 mod refusals;
 mod servers;
+mod sleeping;
 mod testpmd;
 mod wire;
 

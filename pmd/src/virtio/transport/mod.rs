@@ -92,11 +92,6 @@ pub trait Transport: Send + Sync {
     fn interrupt(&self, _queue: u16) -> Option<Interrupt> {
         None
     }
-
-    /// What the device signals when its configuration changed (link, MTU). virtio 1.2 §2.5, §4.1.4.5.4.
-    fn config_interrupt(&self) -> Option<Interrupt> {
-        None
-    }
 }
 
 /// A request that a transport could not carry out.

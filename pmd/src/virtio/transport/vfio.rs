@@ -4,6 +4,7 @@
 //! is bounded.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::poll::poll;
-use super::{Notifier, RingLayout, Transport, TransportError};
+use super::{Interrupt, Notifier, RingLayout, Transport, TransportError};
 use crate::mem::Region;
 use crate::vfio::pci::{self, Structure};
 use crate::vfio::{BusMaster, Host, OpenDevice, PciAddress, VfioError, Window};
@@ -61,6 +62,10 @@ pub(crate) struct Vfio {
     selection: Mutex<()>,
     /// `None` only over a picture of a device, in tests.
     bus_master: Option<BusMaster>,
+    /// MSI-X vectors, by number: of the receive queue of each queue pair. virtio 1.2 §4.1.5.1.2.
+    vectors: Vec<Interrupt>,
+    /// Those that the device has taken, by the number of the queue.
+    interrupts: Mutex<HashMap<u16, Interrupt>>,
     /// Readable when the system wants the device back.
     request: Option<EventFd>,
     /// `None` only over a picture of a device, in tests.
@@ -68,11 +73,18 @@ pub(crate) struct Vfio {
 }
 
 impl Vfio {
-    /// Opens the device at `address`, lets it reach `region`, and resets it.
+    /// Opens the device at `address`, lets it reach `region`, and resets it. The receive queues of the first `waiting`
+    /// queue pairs can be waited for, as far as the device has an MSI-X vector for each: one that two cores slept on would
+    /// be drained by the first to wake.
     ///
     /// # Errors
     /// [`VfioError`], a different one for each thing that can be wrong with a machine or a device.
-    pub(crate) fn open(address: PciAddress, region: &Arc<Region>, host: &Host) -> Result<Self, VfioError> {
+    pub(crate) fn open(
+        address: PciAddress,
+        region: &Arc<Region>,
+        host: &Host,
+        waiting: u16,
+    ) -> Result<Self, VfioError> {
         let device = OpenDevice::open(address, region, host)?;
         let config_space = device.config()?;
         let wrong = |source| VfioError::Pci { address, source };
@@ -93,6 +105,8 @@ impl Vfio {
             notify_off_multiplier: notify.notify_off_multiplier,
             config: device.map(&choose(Structure::Device)?)?,
             selection: Mutex::default(),
+            vectors: Vec::new(),
+            interrupts: Mutex::default(),
             bus_master: None,
             request: device.request_event()?,
             device: Some(Arc::clone(&device)),
@@ -103,7 +117,32 @@ impl Vfio {
             return Err(VfioError::NoAccessPlatform { address });
         }
         this.bus_master = Some(BusMaster::enable(&device)?);
+        let pairs = waiting.min(this.queue_count().map_err(failed)? / 2);
+        if pairs > 0 {
+            this.vectors = device.enable_msix(pairs)?;
+            let (has, address) = (this.vectors.len(), address.to_string());
+            if has < usize::from(pairs) {
+                log::warn!(
+                    "{address}: {has} MSI-X vectors for {pairs} receive queues; the others are polled"
+                );
+            }
+        }
         Ok(this)
+    }
+
+    /// Gives the selected queue its vector, if there is one. virtio 1.2 §4.1.5.1.2.1: a device that has no room for it
+    /// says so when the register is read back.
+    fn give_vector(&self, queue: u16) {
+        let vector = queue / 2;
+        let interrupt = self.vectors.get(usize::from(vector)).filter(|_| queue.is_multiple_of(2));
+        let mut interrupts = self.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.common.write_u16(common::QUEUE_MSIX_VECTOR, interrupt.map_or(NO_VECTOR, |_| vector));
+        match interrupt {
+            Some(interrupt) if self.common.read_u16(common::QUEUE_MSIX_VECTOR) == vector => {
+                interrupts.insert(queue, interrupt.clone());
+            }
+            _ => drop(interrupts.remove(&queue)),
+        }
     }
 
     fn select(&self) -> MutexGuard<'_, ()> {
@@ -262,7 +301,7 @@ impl Transport for Vfio {
         if got != size {
             return Err(TransportError::Queue { queue, size, max: got });
         }
-        self.common.write_u16(common::QUEUE_MSIX_VECTOR, NO_VECTOR);
+        self.give_vector(queue);
         self.common.write_u64(common::QUEUE_DESC, layout.descriptors.0);
         self.common.write_u64(common::QUEUE_DRIVER, layout.available.0);
         self.common.write_u64(common::QUEUE_DEVICE, layout.used.0);
@@ -273,6 +312,10 @@ impl Transport for Vfio {
         // SAFETY: `Window::register` has checked that the address is mapped and aligned, and the window lives as
         //         long as `mapping`.
         Ok(Notifier::Mmio(unsafe { MmioNotify::new(register, queue, mapping) }))
+    }
+
+    fn interrupt(&self, queue: u16) -> Option<Interrupt> {
+        self.interrupts.lock().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned()
     }
 }
 

@@ -45,6 +45,8 @@ impl Picture {
             notify_off_multiplier: 4,
             config: window(CONFIG, 12),
             selection: Mutex::default(),
+            vectors: Vec::new(),
+            interrupts: Mutex::default(),
             bus_master: None,
             request: None,
             device: None,
@@ -185,4 +187,17 @@ fn configuration_is_all_from_one_generation_or_an_error() {
     let error = read_in_one_generation(never, copy).unwrap_err();
     assert!(error.to_string().contains("changed during each of 16 reads"), "{error}");
     assert_eq!(copies.get(), 16);
+}
+
+#[test]
+fn receive_queues_get_a_vector_each_as_far_as_there_are_any() {
+    let picture = Picture::new();
+    picture.set(common::QUEUE_SIZE as u64, &256_u16.to_le_bytes());
+    let mut transport = picture.transport();
+    transport.vectors = vec![crate::virtio::transport::Interrupt::new().unwrap()];
+    for (queue, vector) in [(0_u16, 0_u16), (1, NO_VECTOR), (2, NO_VECTOR)] {
+        transport.enable_queue(queue, &layout(256)).unwrap();
+        assert_eq!(picture.get(common::QUEUE_MSIX_VECTOR), vector.to_le_bytes(), "queue {queue}");
+        assert_eq!(transport.interrupt(queue).is_some(), vector != NO_VECTOR, "queue {queue}");
+    }
 }
