@@ -22,6 +22,7 @@
 
 mod agent;
 mod image;
+mod monitor;
 mod nic;
 pub mod testpmd;
 
@@ -41,6 +42,7 @@ use crate::process::Process;
 use agent::Agent;
 pub use agent::Output;
 use image::{Image, find_program};
+use monitor::Monitor;
 pub use nic::{HostLink, Nic};
 
 /// How long a guest may take from QEMU's start to its first command.
@@ -94,12 +96,19 @@ pub struct Builder {
     hugepages_2m: u32,
     iommu: Iommu,
     namespace: Option<String>,
+    reboots: bool,
 }
 
 impl Builder {
     /// Runs QEMU in a network namespace, where its TAP interfaces are.
     pub fn in_namespace(mut self, netns: &Netns) -> Self {
         self.namespace = Some(netns.name().to_owned());
+        self
+    }
+
+    /// Lets it be [rebooted](Guest::reboot); otherwise a guest whose kernel panics ends.
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
         self
     }
 
@@ -172,7 +181,8 @@ impl Builder {
         let agent = wait_ready(&mut qemu, dir.path(), Instant::now() + BOOT_LIMIT)
             .map_err(|error| with_console(error.context("boot the guest"), dir.path()))?;
         let addresses = self.nics.iter().enumerate().map(|(index, nic)| nic.address(index)).collect();
-        let mut guest = Guest { agent, links, addresses, qemu, dir };
+        let monitor = Monitor::connect(&monitor_path(dir.path()))?;
+        let mut guest = Guest { agent, links, addresses, nics: self.nics, monitor, qemu, dir };
         if self.hugepages_2m > 0 {
             let pages = self.hugepages_2m;
             let got = guest.shell_ok(&format!(
@@ -203,14 +213,30 @@ impl Builder {
             Some(name) => netns::command_in(name, qemu),
             None => Command::new(qemu),
         };
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.args(["-machine", "q35,kernel-irqchip=off", "-accel", "tcg,thread=multi"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        if self.nics.iter().any(Nic::shares_memory) {
+            command.args(["-object", "memory-backend-memfd,id=memory,size=2048M,share=on"]);
+            command.args(["-machine", "q35,kernel-irqchip=off,memory-backend=memory"]);
+        } else {
+            command.args(["-machine", "q35,kernel-irqchip=off"]);
+        }
+        command.args(["-accel", "tcg,thread=multi"]);
+        if !self.reboots {
+            command.arg("-no-reboot");
+        }
         command.args(["-cpu", "max", "-smp", "2", "-m", "2048"]);
         command.arg("-kernel").arg(kernel.join("vmlinuz"));
         command.arg("-initrd").arg(initramfs);
-        command.args(["-append", "console=ttyS0 quiet intel_iommu=on iommu=nopt panic=-1 mitigations=off"]);
+        command.args([
+            "-append",
+            "console=ttyS0 quiet intel_iommu=on iommu=nopt panic=-1 mitigations=off no_timer_check",
+        ]);
         command.arg("-serial").arg(format!("file:{}", console(dir).display()));
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", agent_path(dir).display()));
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id=monitor,server=on,wait=off,path={}", monitor_path(dir).display()));
+        command.args(["-mon", "chardev=monitor,mode=readline"]);
         // The IOMMU must come before the devices behind it. Without interrupt remapping the guest's kernel
         // cannot select an IOMMU for VFIO.
         if let Some(device) = self.iommu.device() {
@@ -218,6 +244,12 @@ impl Builder {
         }
         if self.nics.iter().any(Nic::is_on_shared_bus) {
             command.args(["-device", "pcie-pci-bridge,id=conventional,bus=pcie.0,addr=0x10"]);
+        }
+        for (index, _) in self.nics.iter().enumerate().filter(|(_, nic)| nic.is_hot()) {
+            let slot = 0x18 + index;
+            let port =
+                format!("pcie-root-port,id=hot{index},bus=pcie.0,addr={slot:#x},chassis={slot},slot={slot}");
+            command.args(["-device", &port]);
         }
         for (index, nic) in self.nics.iter().enumerate() {
             command.args(nic.arguments(index, dir));
@@ -247,6 +279,8 @@ pub struct Guest {
     agent: Agent,
     links: Vec<Option<HostLink>>,
     addresses: Vec<String>,
+    nics: Vec<Nic>,
+    monitor: Monitor,
     // Dropped in this order: QEMU ends before its files go.
     qemu: Process,
     dir: TempDir,
@@ -322,6 +356,45 @@ impl Guest {
         Ok(())
     }
 
+    /// Resets the whole machine, as by its button, and waits until it takes commands again.
+    ///
+    /// # Errors
+    /// It does not come up within 90 s.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.monitor.run("system_reset")?;
+        let booted = self.agent.wait_ready(Instant::now() + BOOT_LIMIT);
+        booted.map_err(|error| with_console(error.context("boot the guest again"), self.dir.path()))
+    }
+
+    /// Unplugs NIC `nic`, as by its eject button: the guest's kernel is asked to let it go, and may take its time.
+    ///
+    /// # Errors
+    /// QEMU refused.
+    pub fn unplug(&mut self, nic: usize) -> Result<()> {
+        let answer = self.monitor.run(&format!("device_del nic{nic}"))?;
+        ensure!(!answer.contains("Error"), "device_del: {answer}");
+        Ok(())
+    }
+
+    /// Whether NIC `nic` is in the guest, as QEMU knows it.
+    ///
+    /// # Errors
+    /// QEMU did not answer.
+    pub fn is_plugged(&mut self, nic: usize) -> Result<bool> {
+        Ok(self.monitor.run("info qtree")?.contains(&format!("id \"nic{nic}\"")))
+    }
+
+    /// Plugs NIC `nic` in again, where it was.
+    ///
+    /// # Errors
+    /// QEMU refused.
+    pub fn plug(&mut self, nic: usize) -> Result<()> {
+        let device = self.nics[nic].device(nic);
+        let answer = self.monitor.run(&format!("device_add {device}"))?;
+        ensure!(!answer.contains("Error"), "device_add: {answer}");
+        Ok(())
+    }
+
     /// This process's end of the wire of NIC `nic`.
     ///
     /// # Panics
@@ -347,6 +420,10 @@ fn console(dir: &Path) -> PathBuf {
 
 fn agent_path(dir: &Path) -> PathBuf {
     dir.join("agent")
+}
+
+fn monitor_path(dir: &Path) -> PathBuf {
+    dir.join("monitor")
 }
 
 fn read_lossy(path: &Path) -> String {

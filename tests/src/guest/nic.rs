@@ -19,6 +19,8 @@ enum Backend {
     Host,
     /// A TAP interface of the network namespace that QEMU runs in.
     Tap(String),
+    /// A vhost-user backend that listens on this socket.
+    VhostUser(PathBuf),
 }
 
 /// One virtio-net-pci device. Unless told otherwise it is a modern one (virtio 1.2) that goes through the
@@ -30,6 +32,7 @@ pub struct Nic {
     iommu_platform: bool,
     packed: bool,
     conventional: bool,
+    hot: bool,
     options: String,
 }
 
@@ -41,6 +44,7 @@ impl Nic {
             iommu_platform: true,
             packed: false,
             conventional: false,
+            hot: false,
             options: String::new(),
         }
     }
@@ -59,6 +63,17 @@ impl Nic {
     /// [`Builder::in_namespace`](super::Builder::in_namespace). The kernel is the other end.
     pub fn tap(name: &str) -> Self {
         Self::new(Backend::Tap(name.to_owned()))
+    }
+
+    /// A NIC whose device is the vhost-user backend that listens on `socket`, which must be there. It reaches the guest's
+    /// memory past the virtual IOMMU.
+    pub fn vhost_user(socket: impl Into<PathBuf>) -> Self {
+        Self::new(Backend::VhostUser(socket.into())).without_iommu_platform()
+    }
+
+    /// Whether the guest's memory must be shared with others.
+    pub(super) fn shares_memory(&self) -> bool {
+        matches!(self.backend, Backend::VhostUser(_))
     }
 
     /// Makes it a transitional device without its modern half, so without virtio capabilities
@@ -87,6 +102,18 @@ impl Nic {
         self
     }
 
+    /// Puts it into a slot of its own from which it can be unplugged: [`Guest::unplug`](super::Guest::unplug). One of a
+    /// guest, and without [`on_shared_bus`](Self::on_shared_bus).
+    pub fn hot(mut self) -> Self {
+        self.hot = true;
+        self
+    }
+
+    /// Whether it can be unplugged.
+    pub(super) fn is_hot(&self) -> bool {
+        self.hot
+    }
+
     /// Adds properties of QEMU's virtio-net-pci as they are, such as `mq=on,vectors=6`.
     pub fn option(mut self, properties: &str) -> Self {
         self.options.push(',');
@@ -101,6 +128,9 @@ impl Nic {
 
     /// The address in the guest of NIC `index`.
     pub(super) fn address(&self, index: usize) -> String {
+        if self.hot {
+            return "0000:01:00.0".to_owned(); // behind the first bridge there is
+        }
         let bus = u8::from(self.conventional);
         format!("0000:{bus:02x}:{:02x}.0", 3 + index)
     }
@@ -121,21 +151,35 @@ impl Nic {
                 host_end(dir, index).display()
             ),
             Backend::Tap(name) => format!("tap,id=net{index},ifname={name},script=no,downscript=no"),
+            Backend::VhostUser(socket) => {
+                let chardev = format!("socket,id=vhost{index},path={}", socket.display());
+                let netdev = format!("vhost-user,id=net{index},chardev=vhost{index}");
+                return ["-chardev", &chardev, "-netdev", &netdev, "-device", &self.device(index)]
+                    .map(str::to_owned)
+                    .into();
+            }
         };
+        vec!["-netdev".into(), netdev, "-device".into(), self.device(index)]
+    }
+
+    /// The device of NIC `index`, as QEMU's command line and its monitor take it.
+    pub(super) fn device(&self, index: usize) -> String {
         let onoff = |on: bool| if on { "on" } else { "off" };
         let mac = Self::mac(index).map(|byte| format!("{byte:02x}")).join(":");
-        let bus = if self.conventional { "conventional" } else { "pcie.0" };
-        let device = format!(
-            "virtio-net-pci,netdev=net{index},bus={bus},addr={:#x},mac={mac},romfile=,\
+        let (bus, addr) = match (self.conventional, self.hot) {
+            (_, true) => (format!("hot{index}"), 0),
+            (true, _) => ("conventional".to_owned(), 3 + index),
+            _ => ("pcie.0".to_owned(), 3 + index),
+        };
+        format!(
+            "virtio-net-pci,id=nic{index},netdev=net{index},bus={bus},addr={addr:#x},mac={mac},romfile=,\
              disable-legacy={},disable-modern={},iommu_platform={},packed={}{}",
-            3 + index,
             onoff(!self.legacy),
             onoff(self.legacy),
             onoff(self.iommu_platform),
             onoff(self.packed),
             self.options
-        );
-        vec!["-netdev".into(), netdev, "-device".into(), device]
+        )
     }
 
     /// Opens this process's end, which QEMU wants to find when it starts.

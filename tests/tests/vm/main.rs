@@ -6,6 +6,7 @@
 mod background;
 mod clients;
 mod forwarding;
+mod life;
 mod no_iommu;
 mod refusals;
 mod servers;
