@@ -367,3 +367,33 @@ fn a_backend_that_comes_back_with_less_is_refused_with_the_reason_until_it_has_a
     assert_eq!(told, 1, "once, however often it was tried: {:?}", driver.events);
     driver.assert_none_is_lost(512);
 }
+
+/// The seat of a frontend that stops in the middle of a message is free for the next one some seconds later.
+#[test]
+fn a_frontend_that_never_finishes_a_message_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let echo = Echo::start(&path, "");
+    let stuck: Vec<UnixStream> = [
+        &[1][..],
+        &[15, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1],
+        &[5, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+    ]
+    .into_iter()
+    .map(|part| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(part).unwrap();
+        stream
+    })
+    .collect();
+    let (region, pool) = memory(1 << 20);
+    let mut driver = Driver::open(&format!("vhost-user:{},wait=on", path.display()), &region, &pool);
+    driver.wait_for("it is there", 1, |driver, _| driver.events == [PortEvent::Back]);
+    let mut back = 0;
+    driver.wait_for("frames come back", 4, |_, came| {
+        back += came.len();
+        back >= 32
+    });
+    driver.assert_none_is_lost(512);
+    drop((stuck, echo));
+}

@@ -10,6 +10,8 @@ mod messages;
 #[allow(unsafe_code)]
 mod received;
 mod session;
+#[allow(unsafe_code)] // recv and ioctl
+mod whole;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -268,6 +270,11 @@ impl Control {
             match self.wait_for_message(waiting.as_fd(), &session) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
+                Err(error) => break Err(WireError::SocketError(error)),
+            }
+            match whole::is_whole_in_time(&waiting) {
+                Ok(true) => {}
+                Ok(false) => break Err(session::SessionError::Unfinished.into()),
                 Err(error) => break Err(WireError::SocketError(error)),
             }
             if let Err(error) = handler.handle_request() {

@@ -47,6 +47,8 @@ pub(super) enum SessionError {
     Config { offset: u32, len: u32, have: usize },
     #[error("the core that polls virtqueue {queue} has not let it go within {} ms", RELEASE_WITHIN.as_millis())]
     StillHeld { queue: usize },
+    #[error("it sent part of a message, and not the rest within {} s", super::whole::REST_WITHIN.as_secs())]
+    Unfinished,
     #[error(transparent)]
     Memory(#[from] MemoryTableError),
     #[error(transparent)]
