@@ -170,7 +170,7 @@ struct Memory {
     shared: Mutex<Weak<dyn Any + Send + Sync>>,
 }
 
-/// A piece of a [`Region`], zeroed, never given back before the region goes, or the [part](Region::part) of it that it
+/// A piece of a [`Region`], zeroed, never given back before the region goes, or the part of it that it
 /// was carved from.
 #[derive(Clone, Copy, Debug)]
 pub struct Carved {
