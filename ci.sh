@@ -60,7 +60,7 @@ Usage: ./ci.sh <job>...
   model    loom on the lock-free rings; property tests with many more cases
   sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
   fuzz     the tests of drivers and door, liars on the other side among them, and the fuzz targets, under AddressSanitizer
-  netns    the running kernel at the other end of our TAP ports, in network namespaces
+  netns    the running kernel at the other end of our TAP and AF_XDP ports, in network namespaces
   dpdk     DPDK's testpmd on the other end of our vhost-user ports
   vm       VFIO in a QEMU guest with a virtual IOMMU; the kernel as client of servers there
   bench    every benchmark; in a short form that measures nothing of worth when part of all

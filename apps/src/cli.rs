@@ -44,6 +44,7 @@ Port strings:
   vhost-user:/run/x.sock         we are the driver of a vhost-user backend
   vhost-user-server:/run/x.sock  we are the device, for QEMU, DPDK or another bywash
   tap:bw0                        TAP interface, made if it is not there: the kernel is the other side
+  xdp:eth1                       AF_XDP on a kernel interface; addr=IP, port=N take only those frames, the kernel the rest
   loop:a, loop:b                 two ends of a virtqueue pair in this process
   pcap:in=a.pcap,out=b.pcapng    what is in a file is received, what is sent is written; loop=N, speed=max|original|2x
   null:                          receives nothing (rx=on: the same frame for ever) and swallows what is sent

@@ -25,6 +25,7 @@ mod show;
 mod target;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -49,7 +50,7 @@ use crate::output::Colour;
         Exit codes: 0 nothing stops the ports asked for; 1 something does; 2 wrong usage"
 )]
 pub struct Args {
-    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, tap:NAME, loop:a
+    /// Check what this port needs (repeatable): vfio:ADDR, vhost-user:PATH, vhost-user-server:PATH, tap:NAME, xdp:NAME, loop:a
     #[arg(long = "port", value_name = "SPEC", value_parser = Target::parse)]
     pub ports: Vec<Target>,
 

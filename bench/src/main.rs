@@ -14,6 +14,7 @@ mod compare_pair;
 mod compare_stream;
 mod compare_vfio;
 mod compare_vhost;
+mod compare_xdp;
 mod comparison;
 mod conditions;
 mod connections;
@@ -28,6 +29,8 @@ mod kernel_load;
 mod kernel_pair;
 mod latency;
 mod latency_cost;
+#[allow(unsafe_code)]
+mod live_frames;
 mod loop_pair;
 mod mempool;
 mod our_pair;
@@ -43,6 +46,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use compare_xdp::Task;
 use conditions::Conditions;
 use outcome::show;
 use pace::Pace;
@@ -79,6 +83,10 @@ enum Bench {
     ComparePair(compare_pair::Flags),
     /// Our VFIO driver against DPDK's, on two virtio-net-pci devices in a QEMU guest
     CompareVfio(compare_vfio::Flags),
+    /// Our forwarder on an `xdp:` port against testpmd on net_af_xdp, over veth, 64-byte frames
+    CompareXdp,
+    /// The same for receiving and dropping
+    CompareXdpReceive,
     /// Our TCP echo and its client against the kernel's: 64-byte messages, a core for each side
     CompareEcho(compare_echo::Flags),
     /// A connection for each request: ours against the kernel's
@@ -100,7 +108,7 @@ enum Bench {
 }
 
 /// What `all` runs: from the quickest to the slowest.
-const ALL: [&str; 11] = [
+const ALL: [&str; 13] = [
     "mempool",
     "latency-cost",
     "handoff",
@@ -112,6 +120,8 @@ const ALL: [&str; 11] = [
     "compare-vhost",
     "compare-pair",
     "compare-vfio",
+    "compare-xdp",
+    "compare-xdp-receive",
 ];
 
 fn main() -> ExitCode {
@@ -152,6 +162,12 @@ fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
         }
         Bench::CompareVfio(flags) => {
             show(compare_vfio::ABOUT, conditions, &compare_vfio::run(flags, pace)?, archive)
+        }
+        Bench::CompareXdp => {
+            show(compare_xdp::FORWARD, conditions, &compare_xdp::run(Task::Forward, pace)?, archive)
+        }
+        Bench::CompareXdpReceive => {
+            show(compare_xdp::RECEIVE, conditions, &compare_xdp::run(Task::Receive, pace)?, archive)
         }
         Bench::CompareEcho(flags) => {
             show(compare_echo::ABOUT, conditions, &compare_echo::run(flags, pace)?, archive)

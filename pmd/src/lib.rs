@@ -10,7 +10,7 @@
 //!                             │
 //!                             └──► vfio/{host, iommu, device, pci}
 //!
-//!   beside virtio: ports/tap (the kernel as the other side), ports/netem (any port behind a bad link)
+//!   beside virtio: ports/tap (the kernel as the other side), ports/xdp (its interfaces), ports/netem (any port behind a bad link)
 //! ```
 //!
 //! This crate says nothing of IP, TCP or any stack above it.

@@ -20,6 +20,7 @@ pub use options::{ForwardMode, Options, Side, VirtioUser};
 pub use stats::{ForwardStats, PortStats, forward_stats, port_stats};
 
 use crate::hugepages::{Hugepages, HugepagesError};
+use crate::netns::Netns;
 use crate::process::{Process, ProcessError};
 
 /// How long testpmd may take to start or to stop.
@@ -108,11 +109,22 @@ impl Testpmd {
     /// # Errors
     /// [`TestpmdError::Process`] with the end of its output if it does not come up.
     pub fn start(host: &Arc<Host>, options: Options) -> Result<Self, TestpmdError> {
+        // Line by line even into a pipe; the C library would keep 4 KiB back.
+        Self::start_by(host, options, Command::new("stdbuf"))
+    }
+
+    /// The same in a network namespace.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in(netns: &Netns, host: &Arc<Host>, options: Options) -> Result<Self, TestpmdError> {
+        Self::start_by(host, options, netns.command("stdbuf"))
+    }
+
+    fn start_by(host: &Arc<Host>, options: Options, mut command: Command) -> Result<Self, TestpmdError> {
         // ORDERING: Relaxed, a counter for unique names and nothing more.
         let number = host.started.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("bywash{}-{number}", std::process::id());
-        // Line by line even into a pipe; the C library would keep 4 KiB back.
-        let mut command = Command::new("stdbuf");
         command
             .arg("-oL")
             .arg("dpdk-testpmd")

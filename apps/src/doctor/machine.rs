@@ -16,6 +16,14 @@ const CAP_DAC_OVERRIDE: u32 = 1;
 /// The capability to make interfaces, and to use those of others. Source: linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 
+/// What AF_XDP needs: sockets that see all frames, programs on interfaces, programs in the kernel. Source:
+/// linux/capability.h.
+const XDP_CAPABILITIES: [(u32, &str); 3] =
+    [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+
+/// The capability that stands for many, the last of those among them. Source: linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
+
 /// A machine, or a tree of files that looks like one.
 pub(super) struct Machine {
     root: PathBuf,
@@ -96,6 +104,26 @@ impl Machine {
     /// Is there an interface of this name?
     pub fn has_interface(&self, name: &str) -> bool {
         self.exists(&format!("/sys/class/net/{name}"))
+    }
+
+    /// The largest payload of the interface's frames, in bytes.
+    pub fn interface_mtu(&self, name: &str) -> Option<u32> {
+        self.text(&format!("/sys/class/net/{name}/mtu")).parse().ok()
+    }
+
+    /// Has the kernel AF_XDP sockets? Where it does not list its protocols, it is given the benefit of the doubt.
+    pub fn has_af_xdp(&self) -> bool {
+        let protocols = self.text("/proc/net/protocols");
+        protocols.is_empty() || protocols.lines().any(|line| line.split_whitespace().next() == Some("XDP"))
+    }
+
+    /// The capabilities for AF_XDP that this process lacks.
+    pub fn lacks_for_af_xdp(&self) -> Vec<&'static str> {
+        let has = |capability| match capability {
+            39 => self.has_capability(39) || self.has_capability(CAP_SYS_ADMIN),
+            other => self.has_capability(other),
+        };
+        XDP_CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect()
     }
 
     /// May this process attach to the TAP interface `name`: as an administrator, because it is its user's, or

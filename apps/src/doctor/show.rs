@@ -37,6 +37,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report, colour: Colour) -> io
         out,
         "  tap: ports to this machine's kernel; bywash doctor --port tap:bw0 says whether you may"
     )?;
+    writeln!(out, "  xdp: ports on its interfaces; bywash doctor --port xdp:eth1 says what is missing")?;
     if report.ready_nics.is_empty() {
         writeln!(out, "  no vfio: port; bywash doctor --port vfio:ADDR says what a NIC lacks")?;
     }

@@ -8,6 +8,7 @@ use pmd::vfio::PciAddress;
 
 use super::Check;
 use super::machine::{Access, Machine};
+use super::xdp;
 
 /// A port that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,7 @@ enum Place {
     Backend(PathBuf),
     Served(PathBuf),
     Interface(String),
+    Taken(String),
     Process,
 }
 
@@ -42,6 +44,7 @@ impl Target {
             ("vhost-user", _) => Place::Backend(place.into()),
             ("vhost-user-server", _) => Place::Served(place.into()),
             ("tap", _) => Place::Interface(place.to_owned()),
+            ("xdp", _) => Place::Taken(place.to_owned()),
             _ => Place::Process,
         };
         Ok(Target { text: spec.to_string(), place })
@@ -112,6 +115,7 @@ impl Target {
                     stops,
                 ),
             }),
+            Place::Taken(name) => Some(xdp::check(machine, name, stops)),
             Place::Served(path) => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 Some(match machine.access(folder) {

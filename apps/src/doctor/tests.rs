@@ -386,6 +386,26 @@ fn a_tap_port_needs_the_driver_and_a_capability_or_an_interface_of_its_users() {
 }
 
 #[test]
+fn an_xdp_port_needs_a_kernel_an_interface_capabilities_and_an_mtu_that_fits() {
+    let fake = Fake::laptop();
+    let told = |level, found: &str, fix: &str| {
+        assert_check(&fake.examine(&["xdp:eth7,mode=copy"]), "af_xdp", level, found, fix);
+    };
+    fake.write("proc/net/protocols", "protocol  size sockets\nTCP  1 2\n");
+    told(Level::Fail, "this kernel has no AF_XDP sockets", "CONFIG_XDP_SOCKETS");
+    fake.write("proc/net/protocols", "protocol  size sockets\nXDP  1 2\n");
+    told(Level::Fail, "there is no interface eth7", "ip -br link");
+    fake.write("sys/class/net/eth7/mtu", "9000\n");
+    told(Level::Fail, "lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF", "setcap cap_net_raw");
+    fake.user(1000, 1 << 12 | 1 << 13);
+    told(Level::Fail, "lacks CAP_BPF", "run as root");
+    fake.user(0, 1 << 12 | 1 << 13 | 1 << 21);
+    told(Level::Fail, "the MTU of eth7 is 9000, a buffer takes 1838", "ip link set eth7 mtu 1838");
+    fake.write("sys/class/net/eth7/mtu", "1500\n");
+    told(Level::Pass, "eth7 can be taken", "");
+}
+
+#[test]
 fn a_vhost_user_server_port_needs_its_folder() {
     let fake = Fake::laptop();
     let report = fake.examine(&["vhost-user-server:/run/none/x.sock"]);

@@ -25,6 +25,7 @@ mod bpf;
 mod error;
 pub(crate) mod filter;
 mod interface;
+mod probe;
 mod program;
 mod queue;
 #[allow(unsafe_code)] // mmap, and memory that the kernel writes
@@ -39,13 +40,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use crate::mem::PageSize;
 use crate::port::{Link, Offloads, OpenConfig, Port, PortEvent, PortInfo, QueuePair};
 use crate::virtio::transport::TransportError;
 pub use error::XdpError;
 use interface::Interface;
+use probe::{Probe, patiently};
 use queue::{PortState, QueueConfig, Socket, XdpQueue};
 pub(crate) use spec::XdpSpec;
 use spec::{Copying, XdpMode};
@@ -56,6 +57,9 @@ const LINK_HEADER_BYTES: u32 = 18;
 
 /// The least headroom that an mbuf has, in bytes: a part of its chunk.
 const HEADROOM_BYTES: usize = 64;
+
+/// Frames that the kernel should send in one system call: two of the largest bursts.
+const SEND_BUDGET: u32 = 128;
 
 /// Sizes of rings, in entries.
 const RING_SIZES: std::ops::RangeInclusive<u16> = 64..=32768;
@@ -124,8 +128,11 @@ impl XdpPort {
             zero_copy,
             state: Arc::clone(&state),
         };
-        let pair = |socket| -> Box<dyn QueuePair> { Box::new(XdpQueue::new(socket, queue.clone())) };
-        let pairs = sockets.into_iter().map(pair).collect();
+        let pair = |(number, socket)| -> Result<Box<dyn QueuePair>, XdpError> {
+            let probe = Probe::new(interface.index, number).map_err(opening.failed("make a socket"))?;
+            Ok(Box::new(XdpQueue::new(socket, probe, queue.clone())))
+        };
+        let pairs = (0..).zip(sockets).map(pair).collect::<Result<_, _>>()?;
         Ok(Self {
             text,
             info,
@@ -270,6 +277,7 @@ impl Opening<'_> {
         for (kind, size) in rings {
             sys::make_ring(fd.as_fd(), kind, size).map_err(&failed)?;
         }
+        sys::set_send_budget(fd.as_fd(), SEND_BUDGET.min(tx_size));
         let offsets = sys::ring_offsets(fd.as_fd()).map_err(|source| match source.kind() {
             io::ErrorKind::Unsupported => XdpError::OldKernel { what: "no need-wakeup flags", source },
             _ => failed(source),
@@ -399,23 +407,6 @@ impl Opening<'_> {
                 "port xdp:{name}: its peer is in another network namespace; if datagrams from there have wrong checksums, \
                  run `ethtool -K PEER tx off` there"
             ),
-        }
-    }
-}
-
-/// How long a queue may be taken by a socket that is closed already: the kernel lets go of it a little later
-/// (`xp_release_deferred`), and who restarts a program should not notice.
-const LET_GO_WITHIN: Duration = Duration::from_secs(1);
-
-/// Tries until the queue is free.
-fn patiently(bind: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    let deadline = Instant::now() + LET_GO_WITHIN;
-    loop {
-        match bind() {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            other => return other,
         }
     }
 }

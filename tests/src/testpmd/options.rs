@@ -86,6 +86,8 @@ pub enum Side {
     NetVhost(PathBuf),
     /// The driver.
     NetVirtioUser(VirtioUser),
+    /// Neither: DPDK's `net_af_xdp` on the first queue of this kernel interface.
+    NetAfXdp(String),
 }
 
 /// One testpmd.
@@ -173,6 +175,7 @@ impl Options {
                     self.vhost_args
                 ));
             }
+            Side::NetAfXdp(interface) => args.push(format!("--vdev=net_af_xdp0,iface={interface}")),
             Side::NetVirtioUser(user) => {
                 // A vhost-user backend takes at most 8 memory regions.
                 args.push("--single-file-segments".into());

@@ -11,6 +11,9 @@ pub(super) const MIN_CHUNK_BYTES: u32 = 2048;
 /// The largest chunk without hugepages: a page, in bytes.
 pub(super) const MAX_CHUNK_BYTES: u32 = 4096;
 
+/// `XDP_MAX_TX_SKB_BUDGET`.
+pub(super) const MAX_TX_SKB_BUDGET: i32 = 9;
+
 /// `XSK_UNALIGNED_BUF_OFFSET_SHIFT`: above this bit an address carries an offset, to be added to what is below.
 pub(super) const OFFSET_SHIFT: u32 = 48;
 

@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use libc::xdp_desc;
 
 use super::abi::{MIN_CHUNK_BYTES, OFFSET_SHIFT, PACKET_HEADROOM};
+use super::probe::Probe;
 use super::ring::{Consumer, Producer};
 use super::sys;
 use super::umem::PADDING_BYTES;
@@ -74,6 +75,7 @@ impl PortState {
 /// One queue of the interface.
 pub(super) struct XdpQueue {
     socket: Option<Socket>,
+    probe: Option<Probe>,
     config: QueueConfig,
     /// By where in the region the room begins, in 2 KiB: the mbufs in the fill and rx rings, or with the kernel.
     posted: Box<[Option<Mbuf>]>,
@@ -95,11 +97,12 @@ pub(super) struct XdpQueue {
 type Statistics = [(&'static str, u64); 5];
 
 impl XdpQueue {
-    pub(super) fn new(socket: Socket, config: QueueConfig) -> Self {
+    pub(super) fn new(socket: Socket, probe: Probe, config: QueueConfig) -> Self {
         let granules = config.region.len_bytes() / MIN_CHUNK_BYTES as usize + 1;
         let pages = config.region.len_bytes() / config.region.page_size().bytes() + 1;
         Self {
             socket: Some(socket),
+            probe: Some(probe),
             posted: (0..granules).map(|_| None).collect(),
             posted_count: 0,
             sent: (0..config.tx_descriptors).map(|_| None).collect(),
@@ -483,11 +486,13 @@ impl QueuePair for XdpQueue {
 
     fn quiesce(&mut self) {
         self.last_statistics = self.statistics();
-        let zero_copy = self.config.zero_copy;
-        drop(self.socket.take());
+        let Some(socket) = self.socket.take() else { return };
+        drop(socket);
+        let released = self.probe.take().is_some_and(Probe::wait_until_released);
+        let keep = self.config.zero_copy && !released;
         for slot in self.posted.iter_mut().chain(&mut self.sent) {
-            // A device may still write the former and read the latter for a moment: they are never used again.
-            if zero_copy {
+            // A device that has not let go may still write the former and read the latter: they are never used again.
+            if keep {
                 std::mem::forget(slot.take());
             } else {
                 *slot = None;

@@ -28,6 +28,14 @@ pub(super) fn register(socket: BorrowedFd<'_>, region: &Region, chunk_bytes: u32
     sys::register_umem(socket, view.umem, PADDING_BYTES + region.len_bytes(), chunk_bytes)
 }
 
+/// Gives `socket` the padding alone.
+pub(super) fn register_padding(socket: BorrowedFd<'_>, chunk_bytes: u32) -> io::Result<()> {
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let reserved = map(0, PADDING_BYTES, libc::PROT_READ | libc::PROT_WRITE, anonymous, -1)?;
+    let view = View { reserved, reserved_bytes: PADDING_BYTES, umem: reserved.cast() };
+    sys::register_umem(socket, view.umem, PADDING_BYTES, chunk_bytes)
+}
+
 /// A second mapping of the region, with the padding before it.
 struct View {
     reserved: *mut libc::c_void,
