@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, missing_docs)]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -566,4 +566,48 @@ fn stale_socket_is_replaced_and_a_live_one_is_not() {
     let (second, _followers) = start().unwrap();
     drop(second);
     assert!(!path.exists());
+}
+
+/// As QEMU does with a network device.
+#[test]
+fn virtqueues_may_be_enabled_before_features_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = socket_in(&folder);
+    let (_server, _followers) = server(&path, 2);
+    let say = |mut socket: &UnixStream, request: u32, flags: u32, body: &[u8]| {
+        let len = u32::try_from(body.len()).unwrap();
+        let header = [request, 1 | flags, len].map(u32::to_le_bytes).concat();
+        socket.write_all(&[&header, body].concat()).unwrap();
+    };
+    let answer = |mut socket: &UnixStream| {
+        let mut answer = [0; 20];
+        socket.read_exact(&mut answer).map(|()| u64::from_le_bytes(answer[12..].try_into().unwrap()))
+    };
+    let enable = |queue: u32| [queue, 1].map(u32::to_le_bytes).concat();
+    let negotiated = || {
+        let socket = UnixStream::connect(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        say(&socket, 1, 0, &[]);
+        assert_ne!(answer(&socket).unwrap() & feature::VHOST_USER_PROTOCOL, 0);
+        say(&socket, 15, 0, &[]);
+        assert_ne!(answer(&socket).unwrap() & 1 << 3, 0, "REPLY_ACK");
+        say(&socket, 16, 0, &(1_u64 << 3).to_le_bytes());
+        socket
+    };
+
+    let socket = negotiated();
+    for queue in 0..2 {
+        say(&socket, 18, 1 << 3, &enable(queue));
+        assert_eq!(answer(&socket).unwrap(), 0);
+        say(&socket, 18, 0, &enable(queue));
+    }
+    say(&socket, 1, 0, &[]);
+    assert!(answer(&socket).is_ok(), "it goes on after those that want no answer");
+    say(&socket, 18, 1 << 3, &enable(9));
+    assert_eq!(answer(&socket).unwrap(), 1, "there is no such virtqueue");
+    assert!(answer(&socket).is_err(), "and that is the end");
+
+    let socket = UnixStream::connect(&path).unwrap();
+    say(&socket, 18, 0, &enable(0));
+    assert!(answer(&socket).is_err(), "not before protocol features are negotiated");
 }

@@ -6,6 +6,7 @@
 //!
 //! Source: QEMU `docs/interop/vhost-user.rst`.
 
+mod early;
 mod messages;
 #[allow(unsafe_code)]
 mod received;
@@ -276,6 +277,11 @@ impl Control {
                 Ok(true) => {}
                 Ok(false) => break Err(session::SessionError::Unfinished.into()),
                 Err(error) => break Err(WireError::SocketError(error)),
+            }
+            match early::take(&waiting, &session) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => break Err(WireError::ReqHandlerError(error)),
             }
             if let Err(error) = handler.handle_request() {
                 break Err(error);

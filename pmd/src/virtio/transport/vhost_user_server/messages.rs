@@ -182,6 +182,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if bits != 0 {
             return Err(SessionError::ProtocolNotOffered { bits }.into());
         }
+        self.negotiates = true;
         Ok(())
     }
 

@@ -101,6 +101,8 @@ pub(super) enum Start {
 pub(super) struct Session {
     pub device: Arc<Device>,
     pub features: u64,
+    /// Protocol features were negotiated.
+    pub negotiates: bool,
     pub table: Option<MappedTable>,
     pub vrings: Vec<Vring>,
     control: Option<Control>,
@@ -137,7 +139,7 @@ impl Session {
         let control = usize::from(device.features & feature::CTRL_VQ != 0);
         let vrings = (0..device.publishers.len() + control).map(|_| Vring::default()).collect();
         device.steering.restart(false, false);
-        let session = Self { device, features: 0, table: None, vrings, control: None };
+        let session = Self { device, features: 0, negotiates: false, table: None, vrings, control: None };
         session.show_status();
         session
     }

@@ -14,7 +14,7 @@ pub(super) const REST_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Length of the header, in bytes. Source: QEMU `docs/interop/vhost-user.rst`, "Message Specification".
-const HEADER_BYTES: usize = 12;
+pub(super) const HEADER_BYTES: usize = 12;
 
 /// Waits for the rest of the message that has begun to arrive, at most [`REST_WITHIN`]; `false` if it does not come. A
 /// socket that was closed counts as whole: the reader finds out.
@@ -37,6 +37,11 @@ pub(super) fn is_whole_in_time(socket: &UnixStream) -> io::Result<bool> {
         }
         sleep(LOOK_EVERY);
     }
+}
+
+/// The header of the next message, if it is there. Takes nothing.
+pub(super) fn header(socket: &UnixStream) -> io::Result<Option<[u8; HEADER_BYTES]>> {
+    Ok(look(socket)?.1)
 }
 
 /// How many bytes there are to be read, and the header if it is among them. Takes nothing.
