@@ -37,11 +37,11 @@ pub struct EngineFlags {
     #[arg(long, value_name = "N", value_parser = number(config::burst))]
     pub burst: Option<usize>,
 
-    /// Descriptors of each receive queue, a power of two [default: 1024]
+    /// Descriptors of each receive queue; made a power of two unless the ring is packed [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(config::descriptors))]
     pub rxd: Option<u16>,
 
-    /// Descriptors of each transmit queue, a power of two [default: 1024]
+    /// Descriptors of each transmit queue; the same [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(config::descriptors))]
     pub txd: Option<u16>,
 

@@ -30,9 +30,9 @@ pub struct OpenConfig<'a> {
     pub region: &'a Arc<Region>,
     /// Where ends of `loop:` links meet.
     pub hub: &'a Hub,
-    /// Descriptors of each receive queue; made a power of two the device allows.
+    /// Descriptors of each receive queue: at most those; a power of two unless the queue is packed.
     pub rx_descriptors: u16,
-    /// Descriptors of each transmit queue; made a power of two the device allows.
+    /// Descriptors of each transmit queue, the same.
     pub tx_descriptors: u16,
     /// How many queue pairs are wished for: as many as cores poll the port. It may have fewer.
     pub queue_pairs: u16,
