@@ -17,8 +17,8 @@ use peers::testpmd::{ForwardMode, ForwardStats, Host, Options, Side, Testpmd, Vi
 const FRAMES: u64 = 10_000_000;
 /// Frames for each combination of options.
 const FRAMES_EACH: u64 = 1_000_000;
-/// Its vectorized functions fill the whole ring with receive buffers, so that more frames can be under way than fit into
-/// the ring back. At this rate there is room, in both.
+/// With its vectorized functions more frames can be under way than fit into the ring back, where testpmd drops what finds
+/// no room. At this rate there is room, unless a core is taken away for milliseconds: what it says it dropped is allowed.
 const VECTORIZED_PPS: u32 = 400_000;
 /// How long those may take, on a machine that is busy with other things.
 const FRAMES_LIMIT: Duration = Duration::from_secs(60);
@@ -66,20 +66,23 @@ fn generate(port: &str, frames: u64, rate: Option<u32>, sizes: &str) -> Bywash {
     Bywash::start(&[&args[..], &rest, &rate].concat()).unwrap()
 }
 
-/// Every frame came back once, in order, intact, and testpmd counted the same.
-fn assert_all_back(report: &Report, frames: u64, peer: ForwardStats) {
+/// Every frame came back once, in order, intact, and testpmd counted the same. Of those it says that it dropped itself,
+/// for want of room in its ring, at most `may_drop` may be missing, and no others.
+fn assert_all_back(report: &Report, frames: u64, peer: ForwardStats, may_drop: u64) {
     let count = |pointer: &str| report.count(pointer).unwrap();
     let told = format!("{}\ntestpmd: {peer:?}", report.value());
     assert_eq!(count("/counters/sent"), frames, "{told}");
-    assert_eq!(count("/counters/received"), frames, "{told}");
-    for wrong in ["lost", "reordered", "duplicated", "late", "corrupted"] {
+    assert!(peer.tx_dropped <= may_drop, "{told}");
+    let back = frames - peer.tx_dropped;
+    assert_eq!((count("/counters/received"), count("/counters/lost")), (back, peer.tx_dropped), "{told}");
+    for wrong in ["reordered", "duplicated", "late", "corrupted"] {
         assert_eq!(count(&format!("/counters/{wrong}")), 0, "{wrong}: {told}");
     }
     assert_eq!(count("/errors"), 0, "{told}");
     assert_eq!(count("/ports/0/faults"), 0, "{told}");
     // By reason, `foreign` among them: frames that are not ours.
     assert_eq!(report.value()["drops"], serde_json::json!({}), "{told}");
-    assert_eq!((peer.rx_packets, peer.tx_packets, peer.tx_dropped), (frames, frames, 0), "{told}");
+    assert_eq!((peer.rx_packets, peer.tx_packets), (frames, back), "{told}");
 }
 
 /// If this fails, it is the machine or the way testpmd is driven, and not our ports.
@@ -124,7 +127,7 @@ fn drive(host: &Arc<Host>, frames: u64, ours: &str, theirs: &'static str, sizes:
     let mut device = Testpmd::start(host, Options { vhost_args: theirs, ..options }).unwrap();
     let ours = generate(&format!("vhost-user:{}{ours}", socket.display()), frames, None, sizes);
     let report = ours.report(FRAMES_LIMIT).unwrap();
-    assert_all_back(&report, frames, device.stop().unwrap());
+    assert_all_back(&report, frames, device.stop().unwrap(), 0);
     device.quit().unwrap();
 }
 
@@ -174,6 +177,7 @@ fn serve(host: &Arc<Host>, frames: u64, user: VirtioUser, sizes: &str) {
     let socket = user.socket.clone();
     // It waits for a driver; testpmd connects as soon as it finds the socket.
     let rate = user.vectorized.then_some(VECTORIZED_PPS);
+    let may_drop = if user.vectorized { u64::from(user.queue_size) } else { 0 };
     let mut ours = generate(&format!("vhost-user-server:{}", socket.display()), frames, rate, sizes);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
@@ -185,7 +189,7 @@ fn serve(host: &Arc<Host>, frames: u64, user: VirtioUser, sizes: &str) {
     let mut driver = Testpmd::start(host, Options { rxd: 512, txd: 1024, ..options }).unwrap();
     // The generator ends by itself; the driver's counters are read before it notices.
     let report = ours.report(FRAMES_LIMIT).unwrap();
-    assert_all_back(&report, frames, driver.stop().unwrap());
+    assert_all_back(&report, frames, driver.stop().unwrap(), may_drop);
     driver.quit().unwrap();
 }
 
