@@ -4,6 +4,9 @@
 //! sends ten million frames through testpmd's forwarding loop (one million for each combination of its options) and
 //! demands all of them, once, in order, intact. Each side has a core. `BYWASH_REQUIRE=dpdk` makes a skip a failure.
 
+#[path = "dpdk/queues.rs"]
+mod queues;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

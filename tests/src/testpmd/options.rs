@@ -66,16 +66,16 @@ impl VirtioUser {
         Self { packed: true, mergeable: false, vectorized: true, ..Self::split(socket) }
     }
 
-    fn vdev(&self) -> String {
+    fn vdev(&self, queues: u16) -> String {
         format!(
-            "net_virtio_user0,path={},queues=1,queue_size={},packed_vq={},in_order={},mrg_rxbuf={},vectorized={}",
+            "net_virtio_user0,path={},queues={queues},queue_size={},packed_vq={},in_order={},mrg_rxbuf={},vectorized={}",
             self.socket.display(),
             self.queue_size,
             u8::from(self.packed),
             u8::from(self.in_order),
             u8::from(self.mergeable),
             u8::from(self.vectorized)
-        )
+        ) + if queues > 1 { ",cq=1" } else { "" } // it wants its control queue for that, and serves it itself
     }
 }
 
@@ -108,6 +108,8 @@ pub struct Options {
     /// Size of generated frames (`flowgen`, `txonly`), with the 4 bytes of CRC that never
     /// reach the ring, as testpmd counts it.
     pub frame_bytes: u16,
+    /// Queue pairs; one core polls them all.
+    pub queues: u16,
     /// Descriptors of the receive queue; of a driver the buffers it keeps posted.
     pub rxd: u16,
     /// Descriptors of the transmit queue.
@@ -134,6 +136,7 @@ impl Options {
             main_core: usize::from(forward_core == 0),
             burst: 32,
             frame_bytes: 64,
+            queues: 1,
             rxd: 1024,
             txd: 1024,
             mbufs: 16_384,
@@ -170,8 +173,9 @@ impl Options {
             Side::NetVhost(socket) => {
                 let comma = if self.vhost_args.is_empty() { "" } else { "," };
                 args.push(format!(
-                    "--vdev=net_vhost0,iface={},queues=1{comma}{}",
+                    "--vdev=net_vhost0,iface={},queues={}{comma}{}",
                     socket.display(),
+                    self.queues,
                     self.vhost_args
                 ));
             }
@@ -179,7 +183,7 @@ impl Options {
             Side::NetVirtioUser(user) => {
                 // A vhost-user backend takes at most 8 memory regions.
                 args.push("--single-file-segments".into());
-                args.push(format!("--vdev={}", user.vdev()));
+                args.push(format!("--vdev={}", user.vdev(self.queues)));
                 if user.vectorized {
                     args.push("--force-max-simd-bitwidth=512".into());
                 }
@@ -193,6 +197,8 @@ impl Options {
             format!("--forward-mode={}", self.forward_mode.name()),
             format!("--burst={}", self.burst),
             format!("--txpkts={}", self.frame_bytes),
+            format!("--rxq={}", self.queues),
+            format!("--txq={}", self.queues),
             format!("--rxd={}", self.rxd),
             format!("--txd={}", self.txd),
             format!("--total-num-mbufs={}", self.mbufs),
