@@ -1,9 +1,8 @@
-//! Two queue pairs, in both directions: what is sent on one comes back on the same.
+//! Two queue pairs: what is sent on one comes back on the same.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use peers::testpmd::{ForwardMode, Options, Side, Testpmd, VirtioUser};
+use peers::testpmd::{ForwardMode, Options, Side, Testpmd};
 use pmd::mem::{PageSize, PoolConfig, RegionConfig};
 use pmd::port::{Hub, Link, OpenConfig, Port, QueuePair, open};
 use pmd::virtio::spec::feature;
@@ -113,34 +112,4 @@ fn two_queue_pairs_of_net_vhost_are_driven() {
         drop((pairs, port));
         testpmd.quit().unwrap();
     }
-}
-
-fn serve(socket: &Path, user: VirtioUser, host: &std::sync::Arc<peers::testpmd::Host>) {
-    let (mut port, pool) = our_port(&format!("vhost-user-server:{},queues=2", socket.display()));
-    let options =
-        Options { queues: 2, ..Options::new(Side::NetVirtioUser(user), ForwardMode::Io, PEER_CORE) };
-    // It comes up while we poll: it waits for the queues that it sets up.
-    let mut pairs = port.take_queue_pairs();
-    let testpmd = std::thread::scope(|scope| {
-        let starting = scope.spawn(|| Testpmd::start(host, options).unwrap());
-        while !starting.is_finished() {
-            poll(&mut pairs, &pool);
-        }
-        starting.join().unwrap()
-    });
-    until_up(&*port, &mut pairs, &pool);
-    // Before it has sent anything, each queue pair's frames go to its own receive queue; testpmd sends them back on the
-    // transmit queue of the same pair, from which the device learns just that.
-    all_come_back(&mut pairs, &pool);
-    drop(pairs);
-    testpmd.quit().unwrap();
-}
-
-#[test]
-fn two_queue_pairs_are_served_to_net_virtio_user() {
-    let Some((host, _precedence)) = host() else { return };
-    let socket = host.socket("served");
-    let split = VirtioUser::split(socket.clone());
-    serve(&socket, split.clone(), &host);
-    serve(&socket, VirtioUser { packed: true, ..split }, &host);
 }
