@@ -23,6 +23,7 @@ mod epoll;
 mod figures;
 mod forwarder;
 mod handoff;
+mod idle;
 mod kernel_echo;
 mod kernel_iperf;
 mod kernel_load;
@@ -99,6 +100,8 @@ enum Bench {
     Connections(connections::Flags),
     /// Response times of urgent and of normal messages, from an idle link to a saturated one
     Priority(priority::Flags),
+    /// Processor time and wake-ups of each idle policy, from no frame to as many as go
+    Idle,
     /// What the latency histograms of our l2fwd cost
     LatencyCost,
     /// Every benchmark in turn, with its default flags
@@ -108,10 +111,11 @@ enum Bench {
 }
 
 /// What `all` runs: from the quickest to the slowest.
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     "mempool",
     "latency-cost",
     "handoff",
+    "idle",
     "compare-echo",
     "compare-connect",
     "compare-stream",
@@ -181,6 +185,7 @@ fn run_one(bench: &Bench, cli: &Cli, conditions: &Conditions) -> Result<bool> {
             show(connections::ABOUT, conditions, &connections::run(flags, pace)?, archive)
         }
         Bench::Priority(flags) => show(priority::ABOUT, conditions, &priority::run(flags, pace)?, archive),
+        Bench::Idle => show(idle::ABOUT, conditions, &idle::run(pace)?, archive),
         Bench::LatencyCost => show(latency_cost::ABOUT, conditions, &latency_cost::run(pace)?, archive),
         Bench::Mempool => show(mempool::ABOUT, conditions, &mempool::run(pace)?, archive),
         Bench::All => anyhow::bail!("one benchmark at a time"),
