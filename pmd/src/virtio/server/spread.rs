@@ -162,6 +162,9 @@ impl Spread {
     }
 
     fn deal(&mut self, burst: &mut Burst) -> usize {
+        if self.policy.active.is_empty() {
+            return 0; // no driver, or not yet: the frames stay their sender's
+        }
         let before = burst.len();
         let steering = Arc::clone(&self.meeting.steering);
         for frame in burst.drain(..) {
