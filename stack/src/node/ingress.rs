@@ -2,6 +2,7 @@
 
 use smoltcp::phy::{ChecksumCapabilities, Device};
 use smoltcp::socket::tcp::State;
+use smoltcp::time::Duration;
 use smoltcp::wire::{IpAddress, IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket};
 
 use super::{Hint, early_fin, malformed, zero_window};
@@ -129,6 +130,12 @@ impl Core {
         let before = flow.socket().state();
         let mut no_room = false;
         let mtu = self.interfaces.mtu(flow.interface);
+        // One packet that stands for several segments is acknowledged at once, as several would be (RFC 9293 §3.8.6.3);
+        // smoltcp counts packets, and the sender would wait for each of its windows.
+        let ack_delay = flow.socket().ack_delay().filter(|_| packet.len() > mtu);
+        if ack_delay.is_some() {
+            flow.socket_mut().set_ack_delay(Some(Duration::ZERO));
+        }
         let sums = self.interfaces.sums();
         let interface = self.interfaces.get(flow.interface);
         let Flow { set, sent, next_hop, traffic_class, tuple, peer_mss, .. } = flow;
@@ -147,6 +154,9 @@ impl Core {
         interface.poll_ingress_single(instant, &mut one, set);
         self.counters.answer_no_room += u64::from(no_room);
         flow.heard = self.now;
+        if ack_delay.is_some() {
+            flow.socket_mut().set_ack_delay(ack_delay);
+        }
         let after = flow.socket().state();
         if after != before && after == State::Closed && flow.why.is_none() {
             flow.why = Some(match (rst, flow.phase) {
