@@ -6,3 +6,4 @@ mod harness;
 mod hostile;
 mod losses;
 mod network;
+mod offloads;
