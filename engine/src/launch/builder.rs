@@ -238,8 +238,7 @@ impl Engine {
     }
 
     /// Whether TCP segments that follow each other in a burst are joined into one frame before a stack gets them (generic
-    /// receive offload), on ports that do not do it themselves. Off by default: what the stack saves by it is about what
-    /// joining costs, and it pays only with large bursts ([`burst`](Self::burst)) of few flows.
+    /// receive offload), on ports that do not do it themselves. Off by default: whether it pays is not measured yet.
     pub fn gro(&mut self, join: bool) -> &mut Self {
         self.gro = join;
         self
