@@ -145,7 +145,7 @@ job_deny() {
 job_test() {
     # The suites against DPDK, the guest and Python's HdrHistogram are jobs of their own; here they may skip.
     BYWASH_REQUIRE='' cargo test --workspace --exclude bywash-tests --locked
-    cargo test -p bywash-tests --lib --locked
+    cargo test -p bywash-tests --lib --test conformance --locked
 }
 
 job_hist() {

@@ -2,6 +2,7 @@
 //!
 //! | module | one sentence |
 //! |---|---|
+//! | [`conformance`] | one suite of promises for every kind of port, and the wires at their other ends |
 //! | [`guest`] | a Linux guest under QEMU with a virtual IOMMU, where VFIO is real |
 //! | [`process`] | a child process: output captured, every wait bounded, killed on drop |
 //! | [`hugepages`] | hugepages and a hugetlbfs for one test, given back on drop |
@@ -12,6 +13,8 @@
 //! | [`require`] | the skip rule: a suite that cannot run says so, or fails where it is required |
 
 pub mod bywash;
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // frames are small and few
+pub mod conformance;
 pub mod guest;
 pub mod hugepages;
 #[allow(unsafe_code)] // setns and signals

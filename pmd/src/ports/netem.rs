@@ -91,6 +91,7 @@ struct NetemPair {
     /// Fresh mbufs for copies, since `tx_burst` knows no pool.
     spares: Box<Burst>,
     wants_spares: bool,
+    quiesced: bool,
 }
 
 impl NetemPair {
@@ -103,6 +104,7 @@ impl NetemPair {
             scratch: Box::default(),
             spares: Box::default(),
             wants_spares: impairments.copies(),
+            quiesced: false,
         }
     }
 
@@ -150,6 +152,9 @@ impl QueuePair for NetemPair {
     }
 
     fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        if self.quiesced {
+            return 0;
+        }
         let now = Instant::now();
         let taken = self.tx.room().min(burst.len());
         for frame in burst.drain(..taken) {
@@ -160,7 +165,7 @@ impl QueuePair for NetemPair {
     }
 
     fn tx_room(&mut self) -> usize {
-        self.tx.room()
+        if self.quiesced { 0 } else { self.tx.room() }
     }
 
     fn tx_waiting(&mut self) -> usize {
@@ -168,6 +173,7 @@ impl QueuePair for NetemPair {
     }
 
     fn quiesce(&mut self) {
+        self.quiesced = true;
         self.pair.quiesce();
         self.rx.clear();
         self.tx.clear();

@@ -3,6 +3,7 @@
 //! `BYWASH_REQUIRE=netns` makes a skip a failure.
 
 mod configure;
+mod conformance;
 mod echo;
 mod forwarding;
 mod host;

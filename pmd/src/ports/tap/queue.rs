@@ -35,6 +35,8 @@ pub(super) struct TapQueue {
     /// Empty, for the next frame to be read into.
     buffers: ArrayVec<Mbuf, MAX_PIECES>,
     tx_descriptors: usize,
+    /// The core has stopped polling.
+    quiesced: bool,
     counters: QueueCounters,
     fault: Option<QueueFault>,
 }
@@ -52,6 +54,7 @@ impl TapQueue {
             longest: LINK_HEADER_BYTES + packet + 1,
             buffers: ArrayVec::new(),
             tx_descriptors: info.tx_descriptors.into(),
+            quiesced: false,
             counters: QueueCounters::default(),
             fault: None,
         }
@@ -60,7 +63,9 @@ impl TapQueue {
     #[inline]
     fn is_still(&mut self) -> bool {
         // ORDERING: Relaxed. A flag on its own; see `TapPort::stop`, its partner.
-        (self.fault.is_some() && !self.has_revived()) || self.shared.stopped.load(Ordering::Relaxed)
+        self.quiesced
+            || (self.fault.is_some() && !self.has_revived())
+            || self.shared.stopped.load(Ordering::Relaxed)
     }
 
     /// Whether the interface that was deleted is there again, and the fault with that forgotten.
@@ -241,6 +246,7 @@ impl QueuePair for TapQueue {
     }
 
     fn quiesce(&mut self) {
+        self.quiesced = true;
         self.buffers.clear();
     }
 

@@ -61,6 +61,7 @@ pub(crate) struct NetPort {
     settings: Settings,
     /// That the device is gone has been told.
     gone: bool,
+    stopped: bool,
 }
 
 /// What tells one virtio port from another, beside the transport.
@@ -111,7 +112,7 @@ impl NetPort {
         let (info, pairs, control) = bring_up(&device, &identity, config, queues)?;
         let mut settings = Settings::new(&device, control, queues.used);
         settings.start(info.mac, &identity.commands)?;
-        Ok(Self { name: identity.name, info, device, pairs, settings, gone: false })
+        Ok(Self { name: identity.name, info, device, pairs, settings, gone: false, stopped: false })
     }
 
     /// Sets the virtqueues up in the format `R`, and the device going.
@@ -149,6 +150,7 @@ impl NetPort {
                 interrupt: device.transport().interrupt(net::receive_queue(pair)),
                 rx: Receiver::new(receive, mergeable, info.offloads),
                 tx,
+                quiesced: false,
                 device: Arc::clone(device),
             }));
         }
@@ -194,7 +196,7 @@ impl Port for NetPort {
     }
 
     fn link(&self) -> Link {
-        if !self.device.transport().is_present() {
+        if self.stopped || !self.device.transport().is_present() {
             return Link::Down;
         }
         match read_field(&self.device, feature::STATUS, net::config::STATUS)
@@ -223,6 +225,7 @@ impl Port for NetPort {
     }
 
     fn stop(&mut self) -> Result<(), TransportError> {
+        self.stopped = true;
         self.device.stop()
     }
 }
@@ -233,11 +236,16 @@ struct NetQueuePair<R: DriverRing> {
     tx: Transmitter<R>,
     /// What tells of the next frame; `None` where nothing does.
     interrupt: Option<Interrupt>,
+    /// The core has stopped polling.
+    quiesced: bool,
     device: Arc<Device>,
 }
 
 impl<R: DriverRing> QueuePair for NetQueuePair<R> {
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
+        if self.quiesced {
+            return 0;
+        }
         let received = self.rx.receive(burst, budget);
         self.rx.refill(pool);
         if received == 0 {
@@ -248,10 +256,16 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
     }
 
     fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        if self.quiesced {
+            return 0;
+        }
         self.tx.transmit(burst)
     }
 
     fn tx_room(&mut self) -> usize {
+        if self.quiesced {
+            return 0;
+        }
         self.tx.room()
     }
 
@@ -263,7 +277,9 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
         self.tx.offloads()
     }
 
-    fn quiesce(&mut self) {}
+    fn quiesce(&mut self) {
+        self.quiesced = true;
+    }
 
     fn counters(&self) -> QueueCounters {
         let mut counters = self.rx.counters;
