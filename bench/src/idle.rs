@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Table};
 use core_affinity::CoreId;
 use engine::{Engine, Hub, Idle};
+use peers::precedence::Precedence;
 use serde::Serialize;
 
 use crate::latency::Latency;
@@ -79,6 +80,7 @@ pub fn run(pace: &Pace) -> Result<Outcomes> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let [first, second, ..] = cores[..] else { anyhow::bail!("needs two cores") };
     let cores = [first, second];
+    let _precedence = Precedence::take();
     let mut lines: Vec<Line> = Vec::new();
     for rate in RATES {
         lines.extend(Idle::ALL.map(|idle| Line { name: idle.name(), rate, rounds: Vec::new() }));
