@@ -44,7 +44,7 @@ pub fn run(pace: &Pace) -> Result<Comparison> {
     let contenders = vec![
         Contender::new("kernel, iperf3", true),
         Contender::new("bywash, MTU 1500", false),
-        Contender::new("bywash, checksum offload and TSO", false).to_reach(OFFLOAD_TARGET),
+        Contender::new("bywash, checksum offload and TSO", false).with_target(OFFLOAD_TARGET),
     ];
     let to = format!("{}:80", our_pair::SERVER);
     let (path, folder) = (format!("/{FILE}"), root.display().to_string());

@@ -94,7 +94,7 @@ impl Contender {
     }
 
     /// The same with a target of its own.
-    pub fn to_reach(self, target: f64) -> Self {
+    pub fn with_target(self, target: f64) -> Self {
         Self { target: Some(target), ..self }
     }
 

@@ -8,7 +8,7 @@
 //!   ← …                                                          what the request is about, to the end of the stream
 //! ```
 //!
-//! One thread accepts, and one for each connection answers: at most [`MAX_CONNECTIONS`](server::MAX_CONNECTIONS) at a time.
+//! One thread accepts, and one for each connection answers: at most 32 at a time.
 //! The loops have no part in it. Who may connect is a matter of the folder's and the socket's permissions: their owner and
 //! group.
 

@@ -1,4 +1,4 @@
-//! One suite for every kind of port: what [`Port`] and [`QueuePair`](pmd::QueuePair) promise, checked on each.
+//! One suite for every kind of port: what [`Port`] and [`QueuePair`] promise, checked on each.
 //!
 //! ```text
 //!   Kind (a port string, its wire, what does not apply and why) ─► run ─► Check, Check, …  each on a port of its own
