@@ -178,8 +178,9 @@ impl Builder {
             links.push(nic.open_host_link(index, dir.path())?);
         }
         let mut qemu = self.spawn(dir.path(), &kernel, &initramfs)?;
-        let agent = wait_ready(&mut qemu, dir.path(), Instant::now() + BOOT_LIMIT)
-            .map_err(|error| with_console(error.context("boot the guest"), dir.path()))?;
+        let agent = wait_ready(&mut qemu, dir.path(), Instant::now() + BOOT_LIMIT).map_err(|error| {
+            with_console(error.context(format!("boot the guest: {}", qemu.stderr())), dir.path())
+        })?;
         let addresses = self.nics.iter().enumerate().map(|(index, nic)| nic.address(index)).collect();
         let monitor = Monitor::connect(&monitor_path(dir.path()))?;
         let mut guest = Guest { agent, links, addresses, nics: self.nics, monitor, qemu, dir };
@@ -298,9 +299,10 @@ impl Guest {
     /// # Errors
     /// The guest died or gave no answer within `timeout`; the error ends with the guest's console.
     pub fn shell(&mut self, script: &str, timeout: Duration) -> Result<Output> {
-        self.agent
-            .run(script, Instant::now() + timeout)
-            .map_err(|error| with_console(error.context(format!("in the guest: {script}")), self.dir.path()))
+        self.agent.run(script, Instant::now() + timeout).map_err(|error| {
+            let error = error.context(format!("in the guest: {script}: {}", self.qemu.stderr()));
+            with_console(error, self.dir.path())
+        })
     }
 
     /// Runs a short script that must succeed, and returns what it printed.

@@ -19,8 +19,8 @@ enum Backend {
     Host,
     /// A TAP interface of the network namespace that QEMU runs in.
     Tap(String),
-    /// A vhost-user backend that listens on this socket.
-    VhostUser(PathBuf),
+    /// A vhost-user backend that listens on this socket, and how many queue pairs to drive.
+    VhostUser(PathBuf, u16),
 }
 
 /// One virtio-net-pci device. Unless told otherwise it is a modern one (virtio 1.2) that goes through the
@@ -66,14 +66,23 @@ impl Nic {
     }
 
     /// A NIC whose device is the vhost-user backend that listens on `socket`, which must be there. It reaches the guest's
-    /// memory past the virtual IOMMU.
+    /// memory past the virtual IOMMU. A backend that comes back there is found within a second.
     pub fn vhost_user(socket: impl Into<PathBuf>) -> Self {
-        Self::new(Backend::VhostUser(socket.into())).without_iommu_platform()
+        // QEMU 7.2 without KVM crashes when the driver of such a device uses MSI-X.
+        Self::new(Backend::VhostUser(socket.into(), 1)).without_iommu_platform().option("vectors=0")
+    }
+
+    /// Drives so many queue pairs of a [`vhost_user`](Self::vhost_user) device.
+    pub fn queue_pairs(mut self, pairs: u16) -> Self {
+        if let Backend::VhostUser(_, queue_pairs) = &mut self.backend {
+            *queue_pairs = pairs;
+        }
+        self.option("mq=on")
     }
 
     /// Whether the guest's memory must be shared with others.
     pub(super) fn shares_memory(&self) -> bool {
-        matches!(self.backend, Backend::VhostUser(_))
+        matches!(self.backend, Backend::VhostUser(..))
     }
 
     /// Makes it a transitional device without its modern half, so without virtio capabilities
@@ -151,9 +160,9 @@ impl Nic {
                 host_end(dir, index).display()
             ),
             Backend::Tap(name) => format!("tap,id=net{index},ifname={name},script=no,downscript=no"),
-            Backend::VhostUser(socket) => {
-                let chardev = format!("socket,id=vhost{index},path={}", socket.display());
-                let netdev = format!("vhost-user,id=net{index},chardev=vhost{index}");
+            Backend::VhostUser(socket, queue_pairs) => {
+                let chardev = format!("socket,id=vhost{index},path={},reconnect=1", socket.display());
+                let netdev = format!("vhost-user,id=net{index},chardev=vhost{index},queues={queue_pairs}");
                 return ["-chardev", &chardev, "-netdev", &netdev, "-device", &self.device(index)]
                     .map(str::to_owned)
                     .into();

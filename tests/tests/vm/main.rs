@@ -7,6 +7,7 @@ mod background;
 mod clients;
 mod forwarding;
 mod life;
+mod linux_client;
 mod no_iommu;
 mod refusals;
 mod servers;
