@@ -99,7 +99,8 @@ pub enum ProcessError {
 }
 
 impl Process {
-    /// Starts `command` with all three standard streams piped.
+    /// Starts `command` with all three standard streams piped. It is killed when the thread that calls this ends, so that
+    /// thread has to be there as long as the process (prctl(2), `PR_SET_PDEATHSIG`).
     ///
     /// # Errors
     /// [`ProcessError::Start`] if the program cannot be executed.

@@ -1,8 +1,10 @@
-//! Two queue pairs: what is sent on one comes back on the same.
+//! Two queue pairs, in both directions: what is sent on one comes back on the same.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use peers::testpmd::{ForwardMode, Options, Side, Testpmd};
+use peers::testpmd::{ForwardMode, Options, Side, Testpmd, VirtioUser};
 use pmd::mem::{PageSize, PoolConfig, RegionConfig};
 use pmd::port::{Hub, Link, OpenConfig, Port, QueuePair, open};
 use pmd::virtio::spec::feature;
@@ -15,11 +17,11 @@ const FRAMES: u32 = 20_000;
 /// Frames of a queue pair that are under way at a time: fewer than any ring holds.
 const UNDER_WAY: u32 = 64;
 
-fn our_port(spec: &str) -> (Box<dyn Port>, HomePool) {
+fn our_port(spec: &str) -> (Box<dyn Port>, Pool) {
     let pool = PoolConfig { mbufs: 8192, ..PoolConfig::default() };
     let len_bytes = pool.region_bytes() + (4 << 20);
     let region = Region::new(RegionConfig { len_bytes, page: PageSize::Auto, numa_node: None }).unwrap();
-    let pool = Pool::new(&region, pool).unwrap().adopt().unwrap();
+    let pool = Pool::new(&region, pool).unwrap();
     let config = OpenConfig {
         region: &region,
         hub: &Hub::default(),
@@ -106,10 +108,47 @@ fn two_queue_pairs_of_net_vhost_are_driven() {
         let (mut port, pool) = our_port(&format!("vhost-user:{},queues=2{options}", socket.display()));
         assert_eq!(port.info().queue_pairs, 2);
         assert_ne!(port.info().features & feature::MQ, 0);
-        let mut pairs = port.take_queue_pairs();
+        let (mut pairs, pool) = (port.take_queue_pairs(), pool.adopt().unwrap());
         until_up(&*port, &mut pairs, &pool);
         all_come_back(&mut pairs, &pool);
         drop((pairs, port));
         testpmd.quit().unwrap();
     }
+}
+
+fn serve(socket: &Path, user: VirtioUser, host: &std::sync::Arc<peers::testpmd::Host>) {
+    let (mut port, pool) = our_port(&format!("vhost-user-server:{},queues=2", socket.display()));
+    let options =
+        Options { queues: 2, ..Options::new(Side::NetVirtioUser(user), ForwardMode::Io, PEER_CORE) };
+    let mut pairs = port.take_queue_pairs();
+    let started = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // It comes up while we poll: it waits for the queues that it sets up. The other thread is the one that polls,
+        // because a peer dies with the thread that has started it.
+        let polling = scope.spawn(move || {
+            let pool = pool.adopt().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !started.load(Ordering::Relaxed) {
+                assert!(Instant::now() < deadline, "testpmd does not start");
+                poll(&mut pairs, &pool);
+            }
+            until_up(&*port, &mut pairs, &pool);
+            // Before it has sent anything, each queue pair's frames go to its own receive queue; testpmd sends them back
+            // on the transmit queue of the same pair, from which the device learns just that.
+            all_come_back(&mut pairs, &pool);
+        });
+        let testpmd = Testpmd::start(host, options).unwrap();
+        started.store(true, Ordering::Relaxed);
+        polling.join().unwrap();
+        testpmd.quit().unwrap();
+    });
+}
+
+#[test]
+fn two_queue_pairs_are_served_to_net_virtio_user() {
+    let Some((host, _precedence)) = host() else { return };
+    let socket = host.socket("served");
+    let split = VirtioUser::split(socket.clone());
+    serve(&socket, split.clone(), &host);
+    serve(&socket, VirtioUser { packed: true, ..split }, &host);
 }
