@@ -189,8 +189,8 @@ fn what_cannot_be_asked_is_refused_in_words() {
     let folder = crate::control::Folder::new(parent.path(), "asked").unwrap();
     let refused = |line: &str| {
         let mut stream = std::os::unix::net::UnixStream::connect(folder.socket()).unwrap();
-        stream.write_all(line.as_bytes()).unwrap();
-        stream.write_all(b"\n").unwrap();
+        // At once: who is refused half way is hung up on.
+        stream.write_all(format!("{line}\n").as_bytes()).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
         answer

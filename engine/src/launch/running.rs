@@ -169,11 +169,11 @@ impl Running {
     ) -> Result<Option<Server>, ControlError> {
         let stopping = Arc::<AtomicBool>::default();
         let captures = Arc::new(Captures::new(boards, members, self.tsc, Arc::clone(&stopping)));
-        let started =
-            runtime_folder().and_then(|parent| Folder::new(&parent, &control.name)).and_then(|folder| {
-                let handlers = control::handlers(control, &self.ports, &captures, &stopping);
-                Server::start(&folder, stopping, handlers)
-            });
+        let parent = control.folder.clone().map_or_else(runtime_folder, Ok);
+        let started = parent.and_then(|parent| Folder::new(&parent, &control.name)).and_then(|folder| {
+            let handlers = control::handlers(control, &self.ports, &captures, &stopping);
+            Server::start(&folder, stopping, handlers)
+        });
         match started {
             Err(error) if !control.required => {
                 log::info!("other processes cannot ask this engine: {error}");
