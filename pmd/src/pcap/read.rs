@@ -2,11 +2,11 @@
 //! crate `pcap-parser`; here are its blocks made frames with a time.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Cursor, Read};
 
 use pcap_parser::pcapng::{EnhancedPacketBlock, OptionCode};
 use pcap_parser::traits::PcapReaderIterator;
-use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
+use pcap_parser::{Block, LegacyPcapReader, Linktype, PcapBlockOwned, PcapError, PcapNGReader};
 use thiserror::Error;
 
 use super::write::Direction;
@@ -17,6 +17,18 @@ const BUFFER_BYTES: usize = 128 << 10;
 
 /// How far that grows for a longer block: frames of up to 256 KiB, name resolution and secrets of some captures.
 const MAX_BUFFER_BYTES: usize = 16 << 20;
+
+/// Type of a pcapng Section Header Block, the same in both byte orders. Source: pcapng §4.1.
+const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+
+/// Its byte-order magic, as a little-endian machine writes it.
+const BYTE_ORDER_LE: [u8; 4] = 0x1a2b_3c4d_u32.to_le_bytes();
+
+/// Type, length and byte-order magic.
+const SECTION_START_BYTES: usize = 12;
+
+/// The header of a classic capture. Source: draft-ietf-opsawg-pcap §4.
+const CLASSIC_HEADER_BYTES: usize = 24;
 
 /// Interfaces of one section that are remembered. Wireshark on `any` writes one a device; a file with more is hostile.
 const MAX_INTERFACES: usize = 4096;
@@ -95,12 +107,21 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads the beginning of `input`, which must come in one read of at least the first block.
+    /// Reads the first block of `input`, in as many pieces as it comes, and nothing behind it: more may not be there yet.
+    /// Blocks for as long as the input does.
     ///
     /// # Errors
     /// [`ReadError::Format`].
-    pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
-        let blocks = create_reader(BUFFER_BYTES, input).map_err(|_| ReadError::Format)?;
+    pub fn new(mut input: impl Read + Send + 'static) -> Result<Self, ReadError> {
+        let head = head(&mut input)?;
+        let is_pcapng = head.starts_with(&SECTION_HEADER);
+        // The parser looks at what one read gives it, and `chain` does not read past `head` within one.
+        let input = Cursor::new(head).chain(input);
+        let blocks: Box<dyn PcapReaderIterator + Send> = if is_pcapng {
+            Box::new(PcapNGReader::new(BUFFER_BYTES, input).map_err(|_| ReadError::Format)?)
+        } else {
+            Box::new(LegacyPcapReader::new(BUFFER_BYTES, input).map_err(|_| ReadError::Format)?)
+        };
         Ok(Self { blocks, shown: 0, clock: Clock::default(), frames: 0, statistics: Vec::new() })
     }
 
@@ -172,6 +193,28 @@ impl Reader {
         (next <= MAX_BUFFER_BYTES && self.blocks.grow(next)).then_some(())?;
         self.blocks.refill().ok()
     }
+}
+
+/// The first block: a pcapng section header, or the header of a classic capture.
+fn head(input: &mut impl Read) -> Result<Vec<u8>, ReadError> {
+    let mut head = vec![0; SECTION_START_BYTES];
+    input.read_exact(&mut head).map_err(|_| ReadError::Format)?;
+    let len = if head.starts_with(&SECTION_HEADER) {
+        let word = |at: usize| [head[at], head[at + 1], head[at + 2], head[at + 3]];
+        let len = match word(8) {
+            BYTE_ORDER_LE => u32::from_le_bytes(word(4)),
+            _ => u32::from_be_bytes(word(4)),
+        };
+        len as usize
+    } else {
+        CLASSIC_HEADER_BYTES
+    };
+    if !(SECTION_START_BYTES..=BUFFER_BYTES).contains(&len) {
+        return Err(ReadError::Format);
+    }
+    head.resize(len, 0);
+    input.read_exact(&mut head[SECTION_START_BYTES..]).map_err(|_| ReadError::Format)?;
+    Ok(head)
 }
 
 /// What the parser stumbled over; its own words have the bytes of the block in them.

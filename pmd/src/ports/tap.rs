@@ -329,8 +329,13 @@ impl Port for TapPort {
         &self.info
     }
 
-    /// Up while the interface is up; it may have another name by now, or be in another namespace.
+    /// Up while the interface is up and the port not stopped; it may have another name by now, or be in another
+    /// namespace.
     fn link(&self) -> Link {
+        // ORDERING: Relaxed. A flag on its own; see `stop`, its partner.
+        if self.shared.stopped.load(Ordering::Relaxed) {
+            return Link::Down;
+        }
         let Ok(name) = sys::name(&self.files[0]) else { return Link::Down }; // deleted
         match self.control.is_up(&name) {
             Ok(false) => Link::Down,

@@ -425,9 +425,10 @@ impl Port for XdpPort {
         &self.info
     }
 
-    /// Up while the interface is up with a carrier; it may have another name by now.
+    /// Up while the interface is up with a carrier and the port not stopped; it may have another name by now.
     fn link(&self) -> Link {
-        if self.is_gone() {
+        // ORDERING: Relaxed. A flag on its own; see `stop`, its partner.
+        if self.state.stopped.load(Ordering::Relaxed) || self.is_gone() {
             return Link::Down;
         }
         match interface::by_index(&self.control, self.ifindex) {

@@ -1,8 +1,9 @@
 //! The thread that reads a capture, pass after pass, into the ring.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,48 +23,36 @@ const WAIT: Duration = Duration::from_micros(200);
 /// How often a thread that waits for a pipe looks whether the port was stopped.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Opens the capture, puts its first frame into the ring and starts the thread that reads the rest.
+/// Opens the capture, puts its first frame into the ring and starts the thread that reads the rest. A pipe is left to
+/// the thread from its beginning: it may be long until somebody writes it.
 pub(super) fn start(
     path: &Path,
     passes: Option<u64>,
     shared: Arc<Shared>,
 ) -> Result<(FrameConsumer, JoinHandle<()>), PcapError> {
     let (producer, consumer) = frame_ring(RING_BYTES);
-    let reader = open(path, &shared)?;
+    let source = Source::open(path, &shared)?;
     let mut pass = Pass { path: path.to_owned(), passes, shared, producer, clock: Clock::default(), cut: 0 };
-    let mut reader = Some(reader);
-    if let Some(first) = &mut reader {
-        match pass.one(first) {
-            Ok(true) => {}
-            // An empty capture: nothing to repeat either.
-            Ok(false) => reader = None,
-            Err(Stop::Capture(ReadError::Truncated { offset, frames })) => {
-                log::warn!("{}: {}", path.display(), ReadError::Truncated { offset, frames });
-                reader = None;
-            }
-            Err(Stop::Capture(source)) => return Err(PcapError::Content { path: path.to_owned(), source }),
-            Err(Stop::NotEthernet(link_type)) => {
-                return Err(PcapError::NotEthernet { path: path.to_owned(), link_type });
-            }
-            Err(Stop::Told) => reader = None,
-        }
-    }
+    let begin = if source.waits { Begin::Pipe(source) } else { Begin::File(pass.first(source)?) };
     let thread = thread::Builder::new()
         .name("pcap-in".to_owned())
-        .spawn(move || pass.run(reader))
+        .spawn(move || {
+            let reader = match begin {
+                Begin::File(reader) => reader,
+                Begin::Pipe(source) => pass.begin(source),
+            };
+            pass.run(reader);
+        })
         .map_err(|source| PcapError::Thread { path: path.to_owned(), source })?;
     Ok((consumer, thread))
 }
 
-fn open(path: &Path, shared: &Arc<Shared>) -> Result<Reader, PcapError> {
-    let failed = |source| PcapError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?;
-    if kind.is_dir() {
-        return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
-    }
-    let source = Source { file, waits: !kind.is_file(), shared: Arc::clone(shared) };
-    Reader::new(source).map_err(|source| PcapError::Content { path: path.to_owned(), source })
+/// What the thread starts with.
+enum Begin {
+    /// A file, read as far as its first frame; `None`: it has no more.
+    File(Option<Reader>),
+    /// A pipe, of which nothing was read.
+    Pipe(Source),
 }
 
 /// A file; or a pipe, whose end is also that the port is stopped.
@@ -71,6 +60,19 @@ struct Source {
     file: File,
     waits: bool,
     shared: Arc<Shared>,
+}
+
+impl Source {
+    /// Does not wait for somebody to write a pipe.
+    fn open(path: &Path, shared: &Arc<Shared>) -> Result<Self, PcapError> {
+        let failed = |source| PcapError::Read { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?;
+        if kind.is_dir() {
+            return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
+        }
+        Ok(Self { file, waits: !kind.is_file(), shared: Arc::clone(shared) })
+    }
 }
 
 impl Read for Source {
@@ -81,7 +83,11 @@ impl Read for Source {
         loop {
             let [ready] = poll([self.file.as_fd()], Some(LOOK_EVERY))?;
             if ready.readable || ready.gone {
-                return self.file.read(buffer);
+                match self.file.read(buffer) {
+                    // Another reader of the pipe was faster.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                }
             }
             if self.shared.is_stopped() {
                 return Ok(0);
@@ -130,6 +136,38 @@ struct Pass {
 }
 
 impl Pass {
+    /// Puts a file's first frame into the ring, so that mistakes in naming it are told at once.
+    fn first(&mut self, source: Source) -> Result<Option<Reader>, PcapError> {
+        let content = |source| PcapError::Content { path: self.path.clone(), source };
+        let mut reader = Reader::new(source).map_err(content)?;
+        match self.one(&mut reader) {
+            Ok(true) => Ok(Some(reader)),
+            // An empty capture: nothing to repeat either.
+            Ok(false) | Err(Stop::Told) => Ok(None),
+            Err(Stop::Capture(error @ ReadError::Truncated { .. })) => {
+                log::warn!("{}: {error}", self.path.display());
+                Ok(None)
+            }
+            Err(Stop::Capture(source)) => Err(PcapError::Content { path: self.path.clone(), source }),
+            Err(Stop::NotEthernet(link_type)) => {
+                Err(PcapError::NotEthernet { path: self.path.clone(), link_type })
+            }
+        }
+    }
+
+    /// Waits for the beginning of a pipe; `None` if it is none of a capture, or the port was stopped.
+    fn begin(&self, source: Source) -> Option<Reader> {
+        match Reader::new(source) {
+            Ok(reader) => Some(reader),
+            Err(_) if self.shared.is_stopped() => None,
+            Err(error) => {
+                log::error!("{}: {error}", self.path.display());
+                self.damaged(0);
+                None
+            }
+        }
+    }
+
     /// Reads the first pass to its end, and the others.
     fn run(mut self, mut reader: Option<Reader>) {
         let mut left = self.passes;
@@ -137,6 +175,8 @@ impl Pass {
             match self.read_on(reading) {
                 Ok(()) => {}
                 Err(Stop::Told) => break,
+                // A pipe of which more might have come.
+                Err(_) if self.shared.is_stopped() => break,
                 Err(Stop::NotEthernet(link_type)) => {
                     let frame = reading.frames();
                     let path = self.path.display();
@@ -166,8 +206,8 @@ impl Pass {
                 break;
             }
             self.clock.next_pass();
-            reader = match open(&self.path, &self.shared) {
-                Ok(reader) => Some(reader),
+            reader = match Source::open(&self.path, &self.shared) {
+                Ok(source) => self.begin(source),
                 Err(error) => {
                     log::error!("{error}, which was there before");
                     None

@@ -328,3 +328,65 @@ fn tcpdump_reads_what_we_write() {
     );
     assert!(text.contains("length 77"), "{text}");
 }
+
+/// A pipe with a name.
+fn pipe(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+#[test]
+fn a_pipe_gives_frames_as_they_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = pipe(folder.path());
+    let bed = Bed::new(64);
+    // Nobody writes yet.
+    let mut port = bed.open(&format!("pcap:in={}", path.display())).unwrap();
+    let mut pair = port.take_queue_pairs().pop().unwrap();
+    let mut writer = Writer::new(fs::OpenOptions::new().write(true).open(&path).unwrap()).unwrap();
+    writer.interface("test", "", 0).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for (number, (time_ns, bytes)) in frames(3).iter().enumerate() {
+        writer.frame(0, *time_ns, bytes.len() as u32, &[bytes], None).unwrap();
+        writer.flush().unwrap();
+        let mut burst = Burst::new();
+        while pair.rx_burst(&bed.home, &mut burst, 64) == 0 {
+            assert!(Instant::now() < deadline, "frame {number} does not come");
+        }
+        assert_eq!(burst[0].data(), bytes);
+        assert_eq!(port.input(), Input::Left);
+    }
+    drop(writer);
+    while port.input() != Input::Ended {
+        assert!(Instant::now() < deadline, "the writer's end is not seen");
+        pair.rx_burst(&bed.home, &mut Burst::new(), 64);
+    }
+    assert_eq!(pair.fault(), None);
+}
+
+#[test]
+fn a_pipe_that_nobody_writes_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("pcap:in={}", pipe(folder.path()).display());
+    let began = Instant::now();
+    let mut port = Bed::new(64).open(&text).unwrap();
+    port.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_pipe_with_something_else_in_it_is_damaged_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = pipe(folder.path());
+    let bed = Bed::new(64);
+    let mut port = bed.open(&format!("pcap:in={}", path.display())).unwrap();
+    let mut pair = port.take_queue_pairs().pop().unwrap();
+    fs::write(&path, [b'x'; 100]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while port.input() != Input::Ended {
+        assert!(Instant::now() < deadline);
+        pair.rx_burst(&bed.home, &mut Burst::new(), 64);
+    }
+    assert_eq!(pair.fault(), Some(QueueFault::FileDamaged { offset: 0 }));
+}

@@ -123,7 +123,7 @@ impl XdpQueue {
         if self.config.state.gone.load(Ordering::Relaxed) {
             self.set_fault(QueueFault::InterfaceGone);
         }
-        self.fault.is_some() || self.config.state.stopped.load(Ordering::Relaxed)
+        self.socket.is_none() || self.fault.is_some() || self.config.state.stopped.load(Ordering::Relaxed)
     }
 
     #[cold]
