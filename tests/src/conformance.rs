@@ -10,6 +10,7 @@
 //! mistake and fails.
 
 mod checks;
+mod files;
 #[allow(unsafe_code)] // sockets, poll
 mod packet;
 mod ports;
@@ -22,6 +23,7 @@ use pmd::port::{Hub, OpenConfig, Port, open};
 use pmd::{Burst, HomePool, MAX_BURST, QueuePair, Region};
 
 use checks::CHECKS;
+pub use files::FilesWire;
 pub use packet::PacketWire;
 pub use ports::{NoWire, PortWire};
 

@@ -1,7 +1,7 @@
 //! The conformance suite over kinds of port that need neither root nor hardware. `tap:` and `xdp:` are in
-//! `netns/conformance.rs`; `pcap:` has tests of its own beside it.
+//! `netns/conformance.rs`.
 
-use peers::conformance::{Kind, Memory, NoWire, PortWire, Subject, run};
+use peers::conformance::{FilesWire, Kind, Memory, NoWire, PortWire, Subject, run};
 use pmd::port::Hub;
 
 /// Nobody tells a polling end of a link that a frame has come.
@@ -104,4 +104,16 @@ fn nothing_keeps_its_promises() {
         ("arm", "it never has to tell of anything"),
     ];
     run(Kind { name: "null:", open: Box::new(open), exempt: &exempt });
+}
+
+#[test]
+fn captures_in_pipes_keep_their_promises() {
+    let open = |memory: &Memory| {
+        let mut wire = FilesWire::new();
+        let port = memory.open(&Hub::default(), &wire.port());
+        wire.begin();
+        Subject { port, wire: Box::new(wire) }
+    };
+    let exempt = [("arm", "a thread reads the file, and nobody tells that it has: such a port is polled")];
+    run(Kind { name: "pcap:", open: Box::new(open), exempt: &exempt });
 }
