@@ -341,7 +341,7 @@ mod tests {
     /// The whole thing, for a moment: both kinds of messages, on whatever core there is time.
     #[test]
     fn every_message_is_answered_and_counted() {
-        let pace = Pace { rounds: 1, seconds: 0.05, smoke: true, others_limit: 1.0, retries: 0 };
+        let pace = Pace { rounds: 1, seconds: 0.3, smoke: true, others_limit: 1.0, retries: 0 };
         let flags = Flags { connections: 3, urgent_rate: 1000, normal_limit: 16 };
         if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
             println!("SKIPPED: needs two cores");

@@ -272,7 +272,7 @@ fn by_parity(frame: &[u8], count: u16) -> Owner {
 fn two_cores_share_a_port_of_one_queue_pair_and_each_has_its_own_frames() {
     let goal = 20_000;
     let mut engine = Engine::builder();
-    let (a, b) = (engine.port("loop:a"), engine.port("loop:b"));
+    let (a, b) = (engine.port("loop:a"), engine.port("loop:b,queues=1"));
     let cores = [engine.lcore(None), engine.lcore(None), engine.lcore(None)];
     engine.program(cores[0], Pitcher::new(100, goal), [a]);
     let names = ["first", "second"];

@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::steering::{Policy, Steering};
 use crate::mem::{HomePool, Mbuf};
-use crate::port::{Arm, Burst, QueueCounters, QueueFault, QueuePair};
+use crate::port::{Arm, Burst, Offloads, QueueCounters, QueueFault, QueuePair};
 
 /// Frames that may wait from one core for another's queue.
 const RING_FRAMES: usize = 256;
@@ -221,6 +221,11 @@ impl QueuePair for Spread {
 
     fn tx_waiting(&mut self) -> usize {
         self.inner.tx_waiting()
+    }
+
+    /// One driver takes the frames of all queues.
+    fn offloads(&self) -> Offloads {
+        self.inner.offloads()
     }
 
     fn arm(&mut self) -> Arm {
