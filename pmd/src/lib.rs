@@ -3,8 +3,8 @@
 //! ```text
 //!   port string ──► port::open ──► Port (cold) ──► QueuePair (hot): rx_burst, tx_burst
 //!                                    │                  │
-//!                     virtio/init ◄──┘                  ├──► virtio/net ────► virtio/split    driver side
-//!                         │                             └──► virtio/server ─► virtio/split    device side
+//!                     virtio/init ◄──┘                  ├──► virtio/net ────► virtio/{split,packed}    driver side
+//!                         │                             └──► virtio/server ─► virtio/{split,packed}    device side
 //!                         ▼
 //!          virtio/transport/{vfio, vhost_user, in_process}       mem/{region, pool, mbuf} under all
 //!                             │
