@@ -150,11 +150,20 @@ fn measure(idle: Idle, rate: Option<u64>, pace: &Pace, cores: [CoreId; 2]) -> Re
     })
 }
 
-/// The thread of this process that has this name.
+/// The thread of this process that has this name. A thread gives itself its name, which may take it a moment.
 fn thread_named(name: &str) -> Option<u32> {
-    fs::read_dir("/proc/self/task").ok()?.flatten().find_map(|entry| {
-        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
-        (comm.trim() == name).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    let look = || {
+        fs::read_dir("/proc/self/task").ok()?.flatten().find_map(|entry| {
+            let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+            (comm.trim() == name).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+        })
+    };
+    (0..1000).find_map(|_| {
+        let found = look();
+        if found.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        found
     })
 }
 
