@@ -119,6 +119,12 @@ impl CoreBell {
     pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.event.fd()
     }
+
+    /// Models have no file descriptors, and their loops do not sleep.
+    #[cfg(loom)]
+    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
 }
 
 #[cfg(all(test, not(loom)))]
