@@ -1,11 +1,10 @@
 //! A queue pair whose port does not join received segments: they are joined as they come out of it ([`gro`](super::gro)).
 
-use std::os::fd::BorrowedFd;
-
 use pmd::HomePool;
-use pmd::port::{Arm, Burst, Offloads, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Burst, Offloads, QueuePair};
 
 use super::gro::join;
+use crate::queue::forward;
 
 /// A queue pair around one that gives single segments.
 pub(crate) struct Joining {
@@ -21,6 +20,8 @@ impl Joining {
 }
 
 impl QueuePair for Joining {
+    forward!(inner: tx_burst, tx_room, tx_room_urgent, tx_waiting, quiesce, counters, fault, arm, disarm, wait_fds, take_handed_on);
+
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let before = burst.len();
         if self.inner.rx_burst(pool, burst, budget) > 1 {
@@ -31,57 +32,13 @@ impl QueuePair for Joining {
         burst.len().saturating_sub(before)
     }
 
-    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
-        self.inner.tx_burst(burst)
-    }
-
-    fn tx_room(&mut self) -> usize {
-        self.inner.tx_room()
-    }
-
-    fn tx_room_urgent(&mut self) -> usize {
-        self.inner.tx_room_urgent()
-    }
-
-    fn tx_waiting(&mut self) -> usize {
-        self.inner.tx_waiting()
-    }
-
     fn offloads(&self) -> Offloads {
         Offloads { rx_checksum: true, lro4: true, lro6: true, ..self.inner.offloads() }
-    }
-
-    fn quiesce(&mut self) {
-        self.inner.quiesce();
-    }
-
-    fn counters(&self) -> QueueCounters {
-        self.inner.counters()
     }
 
     fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         visit("rx_gro", self.rx_gro);
         visit("rx_gro_segments", self.rx_gro_segments);
         self.inner.extra_counters(visit);
-    }
-
-    fn fault(&self) -> Option<QueueFault> {
-        self.inner.fault()
-    }
-
-    fn arm(&mut self) -> Arm {
-        self.inner.arm()
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wait_fds(visit);
-    }
-
-    fn take_handed_on(&mut self) -> bool {
-        self.inner.take_handed_on()
     }
 }

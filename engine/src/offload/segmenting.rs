@@ -9,12 +9,12 @@
 //! receives such, or a stack counts on a device's driver that turns out to take none.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 
-use pmd::port::{Arm, Burst, MAX_BURST, Offloads, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Arm, Burst, MAX_BURST, Offloads, QueuePair};
 use pmd::{HomePool, Mbuf};
 
 use super::gso::Cut;
+use crate::queue::forward;
 
 /// Frames that wait to be cut, or behind one that is.
 const WAITING: usize = MAX_BURST;
@@ -122,6 +122,8 @@ impl Segmenting {
 }
 
 impl QueuePair for Segmenting {
+    forward!(inner: counters, fault, disarm, wait_fds, take_handed_on);
+
     /// What is left to be cut goes first: there may be nothing new to send that would move it.
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         if self.cuts {
@@ -181,19 +183,11 @@ impl QueuePair for Segmenting {
         self.inner.quiesce();
     }
 
-    fn counters(&self) -> QueueCounters {
-        self.inner.counters()
-    }
-
     fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         visit("tx_gso", self.tx_gso);
         visit("tx_gso_segments", self.tx_gso_segments);
         visit("tx_gso_dropped", self.tx_gso_dropped);
         self.inner.extra_counters(visit);
-    }
-
-    fn fault(&self) -> Option<QueueFault> {
-        self.inner.fault()
     }
 
     fn arm(&mut self) -> Arm {
@@ -202,18 +196,6 @@ impl QueuePair for Segmenting {
             Arm::Armed if !self.is_idle() => Arm::Ready,
             arm => arm,
         }
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wait_fds(visit);
-    }
-
-    fn take_handed_on(&mut self) -> bool {
-        self.inner.take_handed_on()
     }
 }
 

@@ -13,9 +13,8 @@
 //! and again, and a turn that goes on for a millisecond keeps an urgent frame waiting outside as well as in the ring.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 
-use pmd::port::{Arm, Burst, MAX_BURST, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Arm, Burst, MAX_BURST, QueuePair};
 use pmd::{HomePool, Mbuf};
 
 /// Frames of one class that wait outside the ring from one turn to the next.
@@ -190,6 +189,8 @@ fn trim(queue: &mut VecDeque<Mbuf>, unsent: &mut Burst) {
 }
 
 impl QueuePair for Prioritised {
+    forward!(inner: counters, fault, disarm, wait_fds, take_handed_on);
+
     /// What waited goes first: there may be nothing new to send that would move it.
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let received = self.inner.rx_burst(pool, burst, budget);
@@ -241,36 +242,16 @@ impl QueuePair for Prioritised {
         self.inner.quiesce();
     }
 
-    fn counters(&self) -> QueueCounters {
-        self.inner.counters()
-    }
-
     fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         visit("tx_urgent", self.tx_urgent);
         visit("tx_waited", self.tx_waited);
         self.inner.extra_counters(visit);
     }
 
-    fn fault(&self) -> Option<QueueFault> {
-        self.inner.fault()
-    }
-
     /// As long as a frame waits, the ring is polled for room.
     fn arm(&mut self) -> Arm {
         let ours = if self.urgent.is_empty() && self.normal.is_empty() { Arm::Armed } else { Arm::Ready };
         ours.and(self.inner.arm())
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wait_fds(visit);
-    }
-
-    fn take_handed_on(&mut self) -> bool {
-        self.inner.take_handed_on()
     }
 }
 

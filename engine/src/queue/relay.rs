@@ -8,7 +8,6 @@
 //!
 //! Frames wait in the ring while the queue is full: [`Relay::tx_room`] tells, and nothing is dropped in between.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -182,41 +181,11 @@ fn fill(burst: &mut Burst, ring: &ArrayQueue<Mbuf>, most: usize) {
 }
 
 impl QueuePair for Carrier {
+    forward!(inner: tx_burst, tx_room, tx_room_urgent, tx_waiting, quiesce, counters, extra_counters, fault, disarm, wait_fds);
+
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         self.carry();
         self.inner.rx_burst(pool, burst, budget)
-    }
-
-    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
-        self.inner.tx_burst(burst)
-    }
-
-    fn tx_room(&mut self) -> usize {
-        self.inner.tx_room()
-    }
-
-    fn tx_room_urgent(&mut self) -> usize {
-        self.inner.tx_room_urgent()
-    }
-
-    fn tx_waiting(&mut self) -> usize {
-        self.inner.tx_waiting()
-    }
-
-    fn quiesce(&mut self) {
-        self.inner.quiesce();
-    }
-
-    fn counters(&self) -> QueueCounters {
-        self.inner.counters()
-    }
-
-    fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        self.inner.extra_counters(visit);
-    }
-
-    fn fault(&self) -> Option<QueueFault> {
-        self.inner.fault()
     }
 
     /// As long as a guest's frame waits, the queue is polled for room.
@@ -225,14 +194,6 @@ impl QueuePair for Carrier {
             |guest: &Guest| !(guest.uplink.is_empty() && guest.normal.is_empty() && guest.urgent.is_empty());
         let ours = if self.guests.iter().any(waits) { Arm::Ready } else { Arm::Armed };
         ours.and(self.inner.arm())
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wait_fds(visit);
     }
 
     fn take_handed_on(&mut self) -> bool {

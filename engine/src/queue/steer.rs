@@ -10,12 +10,11 @@
 //! counted (`steer_full`), and TCP slows down as for any loss. For all cores a frame is *copied*: a clone by reference
 //! would keep a whole data room for 42 bytes of ARP, and cost two atomic operations per core and frame.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use door::{Caller, CoreBell};
-use pmd::port::{Arm, Burst, QueueCounters, QueueFault, QueuePair};
+use pmd::port::{Arm, Burst, QueuePair};
 use pmd::{HomePool, Mbuf};
 use stack::steer::Owner;
 
@@ -157,6 +156,8 @@ impl Dealer {
 }
 
 impl QueuePair for Steered {
+    forward!(inner: tx_burst, tx_room, tx_room_urgent, tx_waiting, quiesce, counters, fault, disarm, wait_fds);
+
     /// Half of the budget is for frames from other cores, as far as there are any, the rest for the driver's.
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         let (before, budget) = (burst.len(), budget.min(burst.remaining_capacity()));
@@ -174,30 +175,6 @@ impl QueuePair for Steered {
         received + self.take(burst, budget - received)
     }
 
-    fn tx_burst(&mut self, burst: &mut Burst) -> usize {
-        self.inner.tx_burst(burst)
-    }
-
-    fn tx_room(&mut self) -> usize {
-        self.inner.tx_room()
-    }
-
-    fn tx_room_urgent(&mut self) -> usize {
-        self.inner.tx_room_urgent()
-    }
-
-    fn tx_waiting(&mut self) -> usize {
-        self.inner.tx_waiting()
-    }
-
-    fn quiesce(&mut self) {
-        self.inner.quiesce();
-    }
-
-    fn counters(&self) -> QueueCounters {
-        self.inner.counters()
-    }
-
     fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         visit("steered_in", self.steered_in);
         visit("steered_out", self.dealer.steered_out);
@@ -206,22 +183,10 @@ impl QueuePair for Steered {
         self.inner.extra_counters(visit);
     }
 
-    fn fault(&self) -> Option<QueueFault> {
-        self.inner.fault()
-    }
-
     fn arm(&mut self) -> Arm {
         let is_empty = self.inboxes.iter().all(|inbox| inbox.is_empty());
         let ours = if is_empty { Arm::Armed } else { Arm::Ready };
         ours.and(self.inner.arm())
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wait_fds(visit);
     }
 
     fn take_handed_on(&mut self) -> bool {
