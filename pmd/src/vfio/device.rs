@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::VfioError;
 use super::host::{Host, PciAddress};
-use super::iommu::Space;
+use super::iommu::{Attached, Space};
 use super::mmio::Window;
 use super::pci::{self, Bar, CONFIG_BYTES, Capability, ConfigSpace, register};
 use crate::mem::Region;
@@ -25,7 +25,7 @@ use crate::virtio::transport::Interrupt;
 pub(crate) struct OpenDevice {
     address: PciAddress,
     /// `None` only while it is being dropped.
-    device: Option<VfioDevice>,
+    device: Option<Attached>,
     space: Arc<Space>,
     /// It is being unplugged, or was.
     gone: AtomicBool,
@@ -45,7 +45,7 @@ impl OpenDevice {
     }
 
     fn device(&self) -> &VfioDevice {
-        self.device.as_ref().expect("taken out in drop only")
+        self.device.as_deref().expect("taken out in drop only")
     }
 
     /// A copy of the first 256 bytes of the configuration space.

@@ -2,17 +2,20 @@
 //!
 //! Source: Linux Documentation/driver-api/vfio.rst, include/uapi/linux/vfio.h.
 
+use std::any::Any;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_TYPE, vfio_iommu_type1_info,
     vfio_iova_range,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioError as KernelError};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioError as KernelError, VfioOps};
 use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 use vmm_sys_util::ioctl_io_nr;
 
@@ -50,7 +53,7 @@ impl Space {
     }
 
     /// Opens a device of IOMMU group `group` and lets it reach the region.
-    pub(crate) fn attach(&self, address: PciAddress, group: u32) -> Result<VfioDevice, VfioError> {
+    pub(crate) fn attach(&self, address: PciAddress, group: u32) -> Result<Attached, VfioError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.contains(&address) {
             // The kernel would open it a second time for the same process.
@@ -62,7 +65,7 @@ impl Space {
         }
         let dir = self.host.device_dir(address);
         // Mapping is possible only when the first group is in the container.
-        let device = VfioDevice::new(&dir, Arc::clone(&self.container) as _, false)
+        let device = Attached::open(&dir, &self.container)
             .map_err(|error| explain(error, &self.host, address, Some(group)))?;
         if first {
             self.map(address)?;
@@ -73,10 +76,12 @@ impl Space {
 
     /// Closes a device; with the last one the region is taken out of the IOMMU.
     ///
-    /// A device that is `gone` takes its group along: the kernel may take it out of the container before we do, and
-    /// vfio-ioctls then keeps a group that is none. When the device, and with it a group of the same number, is there
+    /// A device that is `gone` takes its group along: the kernel may take it out of the container before we do, and the
+    /// container then keeps a group that is none. When the device, and with it a group of the same number, is there
     /// again, it gets another container.
-    pub(crate) fn detach(&self, address: PciAddress, device: VfioDevice, gone: bool) {
+    pub(crate) fn detach(&self, address: PciAddress, device: Attached, gone: bool) {
+        // A device can be pulled at any time: one that sysfs has no more is gone, announced or not.
+        let gone = gone || !self.host.device_dir(address).join("iommu_group").exists();
         if gone {
             self.region.forget_shared();
         }
@@ -88,7 +93,9 @@ impl Space {
             // The kernel unmaps all when the container's last group goes, which is next.
             log::warn!("cannot take packet memory back from PCI device {address}: {error}");
         }
-        drop(device);
+        if gone {
+            device.close_without_group();
+        }
     }
 
     fn map(&self, address: PciAddress) -> Result<(), VfioError> {
@@ -144,6 +151,56 @@ impl Space {
             }
             info_bytes = argsz.next_multiple_of(8);
         }
+    }
+}
+
+/// A device in a container; dropping it closes it and takes its group out of the container.
+///
+/// When a `VfioDevice` is dropped it looks up its group's number in sysfs, after it has closed the device, and insists
+/// on an answer. A device that is being unplugged leaves sysfs as soon as it is closed, so for such a one that must
+/// not happen.
+pub(crate) struct Attached {
+    device: VfioDevice,
+    way: Arc<Way>,
+}
+
+/// What a `VfioDevice` finds its container by.
+struct Way {
+    container: Arc<VfioContainer>,
+    /// The container is not to be found any more.
+    closed: AtomicBool,
+}
+
+impl VfioOps for Way {
+    fn as_any(&self) -> &dyn Any {
+        // ORDERING: Relaxed. Only the thread that drops the device sets it, before it does.
+        if self.closed.load(Ordering::Relaxed) { self } else { self.container.as_any() }
+    }
+}
+
+impl Attached {
+    fn open(dir: &Path, container: &Arc<VfioContainer>) -> Result<Self, KernelError> {
+        let way = Arc::new(Way { container: Arc::clone(container), closed: AtomicBool::new(false) });
+        let device = VfioDevice::new(dir, Arc::clone(&way) as _, false)?;
+        Ok(Self { device, way })
+    }
+
+    /// Closes the device and leaves its group to the container, with which it ends.
+    fn close_without_group(self) {
+        // ORDERING: as in `as_any`.
+        self.way.closed.store(true, Ordering::Relaxed);
+        let fd = self.device.as_raw_fd();
+        drop(self.device);
+        // SAFETY: a `VfioDevice` whose container is not to be found leaves its descriptor open, which is then nobody's.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+impl Deref for Attached {
+    type Target = VfioDevice;
+
+    fn deref(&self) -> &VfioDevice {
+        &self.device
     }
 }
 

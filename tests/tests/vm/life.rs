@@ -59,7 +59,7 @@ fn an_unplugged_device_is_let_go_of_and_used_again_when_it_is_back() {
         assert!(Instant::now() < deadline, "it is not found again: {}", guest.console());
     }
     guest.bind_vfio(GOES).unwrap();
-    guest.wait_for("/tmp/err", "back", PATIENCE).unwrap();
+    guest.wait_for("/tmp/err", ": back", PATIENCE).unwrap();
     wait_until_forwarding(&guest, STAYS, GOES);
     assert_forwards(&guest, (STAYS, GOES), 500, |frame| frame);
     assert_forwards(&guest, (GOES, STAYS), 500, |frame| frame);
