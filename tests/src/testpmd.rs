@@ -26,7 +26,7 @@ use crate::process::{Process, ProcessError};
 /// How long testpmd may take to start or to stop.
 const START_STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long testpmd may take to answer a command, on a busy core.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const PROMPT: &str = "testpmd> ";
 
 /// Why a testpmd could not be used.

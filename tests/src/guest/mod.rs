@@ -46,7 +46,7 @@ use monitor::Monitor;
 pub use nic::{HostLink, Nic};
 
 /// How long a guest may take from QEMU's start to its first command.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Why no guest can run here, or `None` if one can. Downloads the kernel on first use.
 pub fn unavailable() -> Option<String> {
@@ -310,7 +310,7 @@ impl Guest {
     /// # Errors
     /// As [`shell`](Self::shell) with 20 s, and an exit status other than 0.
     pub fn shell_ok(&mut self, script: &str) -> Result<String> {
-        let output = self.shell(script, Duration::from_secs(20))?;
+        let output = self.shell(script, Duration::from_secs(60))?;
         ensure!(output.status == 0, "in the guest: {script}: status {}: {}", output.status, output.text);
         Ok(output.text)
     }
@@ -322,7 +322,7 @@ impl Guest {
     pub fn wait_for(&mut self, path: &str, text: &str, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
-            let content = self.shell(&format!("cat {path}"), Duration::from_secs(20))?.text;
+            let content = self.shell(&format!("cat {path}"), Duration::from_secs(60))?.text;
             if content.contains(text) {
                 return Ok(content);
             }
