@@ -165,7 +165,7 @@ impl Builder {
     /// Boots the guest and waits until it takes commands.
     ///
     /// # Errors
-    /// A tool or the kernel is missing, or the guest does not come up within 90 s; the
+    /// A tool or the kernel is missing, or the guest does not come up within 180 s; the
     /// error then ends with the guest's console.
     pub fn start(self) -> Result<Guest> {
         let kernel = image::kernel()?;
@@ -308,7 +308,7 @@ impl Guest {
     /// Runs a short script that must succeed, and returns what it printed.
     ///
     /// # Errors
-    /// As [`shell`](Self::shell) with 20 s, and an exit status other than 0.
+    /// As [`shell`](Self::shell) with 60 s, and an exit status other than 0.
     pub fn shell_ok(&mut self, script: &str) -> Result<String> {
         let output = self.shell(script, Duration::from_secs(60))?;
         ensure!(output.status == 0, "in the guest: {script}: status {}: {}", output.status, output.text);
@@ -361,7 +361,7 @@ impl Guest {
     /// Resets the whole machine, as by its button, and waits until it takes commands again.
     ///
     /// # Errors
-    /// It does not come up within 90 s.
+    /// It does not come up within 180 s.
     pub fn reboot(&mut self) -> Result<()> {
         self.monitor.run("system_reset")?;
         let booted = self.agent.wait_ready(Instant::now() + BOOT_LIMIT);
