@@ -101,6 +101,7 @@ impl<'p, 'cx> Device for Phy<'p, 'cx> {
             return None;
         }
         let mbuf = self.cx.pool.alloc()?;
+        mbuf.prefetch_data();
         Some(Frame { mbuf, segment: None, phy: self })
     }
 

@@ -10,7 +10,7 @@ use crate::emit::DeviceOut;
 use crate::icmp::ECHO_HEADER_LEN;
 use crate::link::{Ingress, IpPacket};
 use crate::net::Net;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_frame;
 use crate::service::Service;
 use crate::tuple::{Peek, Tuple};
 
@@ -97,7 +97,7 @@ impl<S: Service> Stack<S> {
         loop {
             burst.clear();
             for frame in frames.by_ref().take(BURST) {
-                prefetch(frame.bytes.as_ptr() as usize, 2);
+                prefetch_frame(frame.bytes);
                 burst.push(frame);
             }
             self.burst(&burst, device);

@@ -406,9 +406,11 @@ pub(crate) fn prefetch(address: *const u8) {
 /// As [`prefetch`], and takes the line away from other cores' caches.
 #[inline]
 pub(crate) fn prefetch_for_write(address: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+    // Not `_mm_prefetch`: for a target that may lack this kind the compiler makes one for reading of it.
     // SAFETY: a prefetch is a hint, valid for every address, and no operation on a CPU that lacks this kind.
-    unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    unsafe {
+        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
 }
 
 impl Drop for Mbuf {
