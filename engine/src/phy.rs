@@ -185,10 +185,11 @@ mod tests {
     use super::*;
     use crate::program::Lane;
     use crate::queue::priority::{Prioritised, Priority};
-    use crate::queue::test_pair::{TestPair, home};
+    use crate::queue::test_pair::{TestPair, home, home_of};
     use crate::stats::CoreReport;
     use crate::tsc::Tsc;
     use pmd::HomePool;
+    use pmd::mem::PoolConfig;
     use pmd::port::QueuePair;
 
     const MAX: Reach = Reach { max_frame_bytes: 1518, offloads: NO_OFFLOADS };
@@ -250,6 +251,21 @@ mod tests {
             assert_eq!((frame.data(), frame.rx_ticks()), (&[number as u8; 60][..], 77));
         }
         assert_eq!(report.queues[0].tx_dropped, 0);
+    }
+
+    #[test]
+    fn long_frames_leave_at_once_with_what_is_before_them() {
+        let pool = home_of(PoolConfig { mbufs: 8, data_room_bytes: 32 << 10, ..PoolConfig::default() });
+        let (pair, wire) = TestPair::new(64);
+        let mut lanes = lanes(pair);
+        turn(&pool, &mut lanes, |cx| {
+            let mut phy = Phy::new(cx, 0, MAX, Ticks(0));
+            for (len, sent) in [(60, 0), (30_000, 2), (60, 2), (30_000, 4)] {
+                phy.transmit(Instant::ZERO).unwrap().consume(len, |bytes| bytes.fill(0));
+                assert_eq!(wire.lock().unwrap().tx.len(), sent, "after one of {len}");
+            }
+        });
+        assert_eq!(wire.lock().unwrap().bursts, 2);
     }
 
     #[test]

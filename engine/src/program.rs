@@ -144,7 +144,7 @@ impl Cx<'_> {
         self.lanes.len()
     }
 
-    /// Queues one frame to leave by `port` at the end of the turn. A frame that the transmit queue then has no room
+    /// Queues one frame to leave by `port` at the end of the turn, or at once if it is long. A frame that the transmit queue then has no room
     /// for is dropped and counted (`tx_dropped`), as is one for a port that does not exist.
     #[inline]
     pub fn send(&mut self, port: usize, frame: Mbuf) {
@@ -152,10 +152,13 @@ impl Cx<'_> {
         if lane.staged.is_full() {
             flush(lane, self.tsc, self.report, self.slots.is_some());
         }
+        let is_long = frame.len() >= AT_ONCE_BYTES;
         if let Err(frame) = lane.staged.try_push(frame) {
             // Those before it wait.
             self.report.queues[lane.row].tx_dropped += 1;
             std::mem::drop(frame.element());
+        } else if is_long {
+            flush(lane, self.tsc, self.report, self.slots.is_some());
         }
     }
 
@@ -223,6 +226,10 @@ impl Cx<'_> {
         waits
     }
 }
+
+/// A frame of so many bytes leaves at once: the other side's core takes it while the next one is being written. Kept
+/// until the end of the turn, a window's worth of them would have the two cores work in turns.
+const AT_ONCE_BYTES: usize = 16 << 10;
 
 /// How long frames wait for a transmit queue in which nothing moves: its other side is gone, or as good as gone.
 const PATIENCE_NS: u64 = 100_000_000;

@@ -70,7 +70,11 @@ impl QueuePair for TestPair {
 
 /// A pool of `mbufs`, adopted by the calling thread.
 pub(crate) fn home(mbufs: usize) -> HomePool {
-    let config = PoolConfig { mbufs, ..PoolConfig::default() };
+    home_of(PoolConfig { mbufs, ..PoolConfig::default() })
+}
+
+/// A pool of such mbufs, at home here.
+pub(crate) fn home_of(config: PoolConfig) -> HomePool {
     let len_bytes = config.region_bytes() + 4096;
     let region = RegionConfig { len_bytes, page: pmd::mem::PageSize::Ordinary, numa_node: None };
     Pool::new(&Region::new(region).unwrap(), config).unwrap().adopt().unwrap()

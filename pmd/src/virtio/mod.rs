@@ -18,3 +18,8 @@ pub(crate) mod split;
 pub mod transport;
 
 pub use init::InitError;
+
+/// Bytes of received frames after which a burst ends, where frames of 64 KiB may come: few enough to stay in a core's
+/// cache until they are read, and for the sender to hear of the first while it is busy with more. With a whole window in
+/// a burst the two cores would work in turns.
+const BURST_BYTES: usize = 128 << 10;

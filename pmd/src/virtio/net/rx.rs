@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::mem::{HomePool, Mbuf};
 use crate::port::{Arm, Burst, Offloads, QueueCounters, QueueFault};
+use crate::virtio::BURST_BYTES;
 use crate::virtio::header::{self, HeaderBytes};
 use crate::virtio::ring::{DriverRing, Piece};
 use crate::virtio::spec::net::HEADER_BYTES;
@@ -107,9 +108,9 @@ impl<R: DriverRing> Receiver<R> {
     fn receive_merged(&mut self, burst: &mut Burst, budget: usize) {
         // All of them: any number may belong to one frame.
         let Ok(ready) = self.queue.ready(usize::MAX) else { return };
-        let mut left = ready;
+        let (mut left, mut bytes) = (ready, 0);
         for _ in 0..budget {
-            if left == 0 {
+            if left == 0 || bytes >= BURST_BYTES {
                 return;
             }
             self.queue.fetch();
@@ -132,7 +133,9 @@ impl<R: DriverRing> Receiver<R> {
                 {
                     continue;
                 }
-                self.counters.rx_bytes += frame.pkt_len() as u64;
+                let length = frame.pkt_len();
+                bytes += length;
+                self.counters.rx_bytes += length as u64;
                 burst.push(frame);
             }
         }
