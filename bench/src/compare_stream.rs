@@ -7,7 +7,7 @@ use peers::testpmd::Host;
 
 use crate::comparison::{Comparison, Contender, Counted, Round, Unit};
 use crate::kernel_iperf::Iperf;
-use crate::our_pair::{self, CLIENT_CORE, SERVER_CORE};
+use crate::our_pair::{self, CLIENT_CORE, Device, SERVER_CORE};
 use crate::outcome::About;
 use crate::pace::Pace;
 use crate::quiet::Watch;
@@ -17,9 +17,11 @@ pub const ABOUT: About = About { what: "compare-stream", how: HOW };
 
 const HOW: &str = "One TCP stream in one direction; sender and receiver have a core each. Ours: `bywash http` sends a \
     file of 4 MiB again and again on one connection, two requests under way, to `bywash load`, over a vhost-user \
-    socket with an MTU of 1500; once with checksums in software and every segment on its own, once with the device's \
-    checksum and segmentation offloads (CSUM, GUEST_CSUM, HOST_TSO4, GUEST_TSO4). The rate is that of files' bytes. The \
-    kernel's: iperf3 over loopback, whose segments are of 64 KiB and whose checksums are never computed.";
+    socket with an MTU of 1500; with checksums in software and every segment on its own, and with the device's \
+    checksum and segmentation offloads (CSUM, GUEST_CSUM, HOST_TSO4, GUEST_TSO4), once with the sender as the driver \
+    and the receiver as the device, which copies what comes out of the driver's memory, and once the other way round: \
+    the sender copies into the receiver's buffers of 2 KiB. The rate is that of files' bytes. The kernel's: iperf3 over \
+    loopback, whose segments are of 64 KiB and whose checksums are never computed.";
 
 /// Bytes of the file.
 const FILE_BYTES: u32 = 4 << 20;
@@ -45,6 +47,7 @@ pub fn run(pace: &Pace) -> Result<Comparison> {
         Contender::new("kernel, iperf3", true),
         Contender::new("bywash, MTU 1500", false),
         Contender::new("bywash, checksum offload and TSO", false).with_target(OFFLOAD_TARGET),
+        Contender::new("the same, the sender is the device", false),
     ];
     let to = format!("{}:80", our_pair::SERVER);
     let (path, folder) = (format!("/{FILE}"), root.display().to_string());
@@ -54,7 +57,8 @@ pub fn run(pace: &Pace) -> Result<Comparison> {
         0 => theirs(pace),
         _ => {
             let options = if index == 1 { NO_OFFLOADS } else { "" };
-            let reports = our_pair::run_with(pace, &socket, options, &server, &client)?;
+            let device = if index == 2 { Device::Client } else { Device::Server };
+            let reports = our_pair::run_with(pace, &socket, device, options, &server, &client)?;
             let round = reports.round()?;
             // Of a whole file nothing can be said about the bytes' own latency.
             Ok(Round { rate: round.rate * f64::from(FILE_BYTES) * 8.0, latency: None, ..round })

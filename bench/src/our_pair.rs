@@ -1,5 +1,5 @@
-//! Two of our processes on a core each, joined by a vhost-user socket: a server (`echo`, `http`) that is the device, and
-//! `load` that is the driver.
+//! Two of our processes on a core each, joined by a vhost-user socket: a server (`echo`, `http`) and `load`. One is the
+//! device, which copies the frames of both directions, the other the driver.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,27 +32,38 @@ pub struct Reports {
     pub others_share: f64,
 }
 
-/// Starts `bywash <server>`, then `bywash load <client>` for the length of a round, stops both.
+/// Who is the device of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Server,
+    Client,
+}
+
+/// Runs `bywash <server>`, the device, and `bywash load <client>` for the length of a round, stops both.
 ///
 /// # Errors
 /// If one of them fails, or counts an error or a lost request.
 pub fn run(pace: &Pace, socket: &Path, server: &[&str], client: &[&str]) -> Result<Reports> {
-    run_with(pace, socket, "", server, client)
+    run_with(pace, socket, Device::Server, "", server, client)
 }
 
-/// The same, with options of the client's port, such as `,csum=off`.
+/// The same, with a choice of the device, and options of the driver's port, such as `,csum=off`.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_with(
     pace: &Pace,
     socket: &Path,
+    device: Device,
     options: &str,
     server: &[&str],
     client: &[&str],
 ) -> Result<Reports> {
     let warm_up = pace.settle();
-    let port = |kind: &str| format!("{kind}:{}", socket.display());
+    let port = |own: Device| match own == device {
+        true => format!("vhost-user-server:{}", socket.display()),
+        false => format!("vhost-user:{}{options}", socket.display()),
+    };
     let both = |core: usize, address: &str| {
         let (core, descriptors) = (core.to_string(), DESCRIPTORS.to_string());
         let flags = [
@@ -69,18 +80,33 @@ pub fn run_with(
         ];
         flags.map(str::to_owned)
     };
-    let mut args: Vec<String> = server.iter().map(|&word| word.to_owned()).collect();
-    args.extend(["--port".to_owned(), port("vhost-user-server")]);
-    args.extend(both(SERVER_CORE, &format!("{SERVER}/24")));
-    let mut server = Bywash::start(&args)?;
-    wait_for_socket(&mut server, socket)?;
-
-    let mut args = vec!["load".to_owned(), "--port".to_owned(), port("vhost-user") + options];
-    args.extend(both(CLIENT_CORE, "10.99.0.1/24"));
-    args.extend(["--seconds".to_owned(), pace.seconds.to_string()]);
-    args.extend(["--warm-up".to_owned(), warm_up.as_secs_f64().to_string()]);
-    args.extend(client.iter().map(|&word| word.to_owned()));
-    let mut client = Bywash::start(&args)?;
+    let start_server = || {
+        let mut args: Vec<String> = server.iter().map(|&word| word.to_owned()).collect();
+        args.extend(["--port".to_owned(), port(Device::Server)]);
+        args.extend(both(SERVER_CORE, &format!("{SERVER}/24")));
+        Bywash::start(&args)
+    };
+    let start_client = || {
+        let mut args = vec!["load".to_owned(), "--port".to_owned(), port(Device::Client)];
+        args.extend(both(CLIENT_CORE, "10.99.0.1/24"));
+        args.extend(["--seconds".to_owned(), pace.seconds.to_string()]);
+        args.extend(["--warm-up".to_owned(), warm_up.as_secs_f64().to_string()]);
+        args.extend(client.iter().map(|&word| word.to_owned()));
+        Bywash::start(&args)
+    };
+    // The driver finds the device's socket.
+    let (mut server, mut client) = match device {
+        Device::Server => {
+            let mut server = start_server()?;
+            wait_for_socket(&mut server, socket)?;
+            (server, start_client()?)
+        }
+        Device::Client => {
+            let mut client = start_client()?;
+            wait_for_socket(&mut client, socket)?;
+            (start_server()?, client)
+        }
+    };
     std::thread::sleep(warm_up);
     let watch = Watch::start(&[server.process().pid(), client.process().pid()])?;
     std::thread::sleep(pace.round());
@@ -126,13 +152,13 @@ impl Reports {
     }
 }
 
-/// Waits until `server` listens.
-fn wait_for_socket(server: &mut Bywash, socket: &Path) -> Result<()> {
+/// Waits until `device` listens.
+fn wait_for_socket(device: &mut Bywash, socket: &Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
-        let process = server.process();
+        let process = device.process();
         let is_alive = process.is_running() && Instant::now() < deadline;
-        ensure!(is_alive, "the server does not listen: {}", process.stderr());
+        ensure!(is_alive, "the device does not listen: {}", process.stderr());
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

@@ -246,8 +246,9 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
         if self.quiesced {
             return 0;
         }
-        let received = self.rx.receive(burst, budget);
+        // First what the last burst took: while a frame waits, it waits for nothing else.
         self.rx.refill(pool);
+        let received = self.rx.receive(burst, budget);
         if received == 0 {
             // Nothing else to do: bring sent mbufs home, so that a quiet port holds none back.
             self.tx.reclaim();

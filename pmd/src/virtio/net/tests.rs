@@ -135,11 +135,27 @@ fn full_queue_takes_what_fits_and_leaves_the_rest_in_order() {
     assert_eq!(bytes(&burst[0]), bytes(&frame(&pool, 60, 16)));
     let mut received = Burst::new();
     assert_eq!(device.rx_burst(&pool, &mut received, 10), 10);
+    assert_eq!(driver.tx_waiting(), 16, "given back when the device looks again");
+    assert_eq!(device.rx_burst(&pool, &mut received, 6), 6);
     assert_eq!(driver.tx_waiting(), 6);
     assert_eq!(driver.tx_burst(&mut burst), 4);
-    assert_eq!(device.rx_burst(&pool, &mut received, 64), 10);
+    assert_eq!(device.rx_burst(&pool, &mut received, 64), 4);
     for (seed, got) in received.iter().enumerate() {
         assert_eq!(bytes(got), bytes(&frame(&pool, 60, seed)));
+    }
+}
+
+#[test]
+fn a_burst_of_long_frames_ends_before_there_are_too_many_bytes_of_them() {
+    let Linked { pool, mut driver, mut device, _ports } = linked(",mrg_rxbuf=on", 256, PoolConfig::default());
+    let mut received = Burst::new();
+    assert_eq!(driver.rx_burst(&pool, &mut received, 64), 0, "posts its buffers");
+    let mut burst: Burst = (0..4).map(|seed| frame(&pool, 60_000, seed)).collect();
+    assert_eq!(device.tx_burst(&mut burst), 4);
+    assert_eq!(driver.rx_burst(&pool, &mut received, 64), 3, "128 KiB are reached with the third");
+    assert_eq!(driver.rx_burst(&pool, &mut received, 64), 1);
+    for (seed, got) in received.iter().enumerate() {
+        assert_eq!(bytes(got), bytes(&frame(&pool, 60_000, seed)));
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Transmitter<R> {
     header: Iova,
     /// What the device does with a frame whose header asks for it.
     offloads: Offloads,
+    /// The last frame that was not complete is to be segmented.
+    long: bool,
     pub counters: QueueCounters,
 }
 
@@ -30,7 +32,7 @@ impl<R: DriverRing> Transmitter<R> {
 
     pub(super) fn new(queue: R, region: &Arc<Region>, offloads: Offloads) -> Result<Self, RegionError> {
         let header = region.carve(HEADER_BYTES, 64)?.iova;
-        Ok(Self { queue, header, offloads, counters: QueueCounters::default() })
+        Ok(Self { queue, header, offloads, long: false, counters: QueueCounters::default() })
     }
 
     /// What the device does with frames that are sent.
@@ -48,7 +50,7 @@ impl<R: DriverRing> Transmitter<R> {
 
     /// How many single-segment frames fit now.
     pub(super) fn room(&mut self) -> usize {
-        self.reclaim();
+        self.reclaim_for(0);
         if self.fault().is_some() { 0 } else { usize::from(self.queue.free()) }
     }
 
@@ -66,13 +68,20 @@ impl<R: DriverRing> Transmitter<R> {
         self.queue.take_each::<false>(usize::MAX, |_, _| true);
     }
 
+    /// The same where it matters: if `count` frames would leave less than half of the queue free, or if frames are long,
+    /// whose mbufs are few and best used again while they are near. Who has plenty does not wait for the device's cache.
+    #[inline]
+    fn reclaim_for(&mut self, count: usize) {
+        if self.long || usize::from(self.queue.free()) < usize::from(self.queue.size()) / 2 + count {
+            self.reclaim();
+        }
+    }
+
     /// Sends from the front of `burst` until the queue is full.
     #[inline]
     pub(super) fn transmit(&mut self, burst: &mut Burst) -> usize {
         let count = burst.len();
-        if usize::from(self.queue.free()) < usize::from(self.queue.size()) / 2 + count {
-            self.reclaim();
-        }
+        self.reclaim_for(count);
         if self.queue.fault().is_some() {
             return 0;
         }
@@ -105,6 +114,7 @@ impl<R: DriverRing> Transmitter<R> {
         if offload.is_complete() {
             header.copy_from_slice(&header::PLAIN);
         } else {
+            self.long = offload.segmentation().is_some();
             header.copy_from_slice(&header::write(offload, false));
         }
         let piece = Piece::of(&frame);

@@ -131,7 +131,11 @@ impl QueuePair for ServerQueuePair {
     fn rx_burst(&mut self, pool: &HomePool, burst: &mut Burst, budget: usize) -> usize {
         // A core that sends nothing must notice all the same when the driver takes its receive queue back.
         self.tx.served.attend();
-        self.rx.receive(pool, burst, budget)
+        let received = self.rx.receive(pool, burst, budget);
+        if received > 0 {
+            self.tx.look_ahead();
+        }
+        received
     }
 
     fn tx_burst(&mut self, burst: &mut Burst) -> usize {

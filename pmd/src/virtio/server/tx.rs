@@ -41,6 +41,15 @@ impl Outlet {
         with_ring!(queue, ring => ring.ready().map_or(0, usize::from))
     }
 
+    /// Has the lines fetched that the next frame will need, while what was just received is being worked on: an answer then
+    /// waits for none of the driver's cache.
+    #[inline]
+    pub(super) fn look_ahead(&mut self) {
+        if let Some(queue) = self.served.attend() {
+            with_ring!(queue, ring => drop(ring.fetch(1, true)));
+        }
+    }
+
     /// How many receive buffers of the driver are filled and not posted anew.
     pub(super) fn waiting(&mut self) -> usize {
         let Some(queue) = self.served.attend() else { return 0 };
