@@ -30,7 +30,7 @@ use crate::programs::ping::PingArgs;
 use crate::programs::resolve::ResolveArgs;
 use crate::programs::rxonly::RxOnlyArgs;
 use crate::programs::{echo, generator, http, l2fwd, load, ping, resolve, rxonly};
-use crate::{doctor, dump};
+use crate::{doctor, dump, hist};
 
 /// Programs that may have a table in the configuration file.
 pub const PROGRAMS: [&str; 9] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load", "http", "ping", "resolve"];
@@ -56,6 +56,7 @@ Examples:
   bywash l2fwd --port vfio:0000:00:03.0 --port vfio:0000:00:04.0 -l 1 --stats-period 1
   bywash l2fwd --port pcap:in=a.pcap,speed=original --port tap:bw0
   bywash dump tap:bw0 -w - | wireshark -k -i -         look into an engine that runs
+  bywash hist before.hlog after.hlog --plot ab.png     two runs side by side
   bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
   bywash echo --port tap:bw0 --ip 10.0.0.2/24
   bywash http --port tap:bw0 --ip 10.0.0.2/24 --root /srv/www
@@ -96,6 +97,8 @@ pub enum Command {
     Resolve(Resolve),
     /// Capture what passes a port of a running engine: to a file, a pipe, or as lines
     Dump(dump::Args),
+    /// Show what runs left behind: percentiles, comparisons, pictures, reports
+    Hist(hist::Args),
     /// Say what keeps a port from opening on this machine, and the command that fixes it
     Doctor(doctor::Args),
 }

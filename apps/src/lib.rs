@@ -12,6 +12,9 @@
 //! | [`commands`] | which program runs where, one file a subcommand |
 //! | [`session`] | one run: start, show, stop, report |
 //! | [`output`] | text, JSON and files from what was measured |
+//! | [`hist`] | latencies out of files: read, merge, compare |
+//! | [`picture`] | latencies as SVG and PNG |
+//! | [`report`] | a run as a page of HTML |
 //! | [`doctor`] | what is wrong with this machine |
 //! | [`dump`] | what passes a port of a running engine |
 
@@ -19,8 +22,11 @@ pub mod cli;
 pub mod commands;
 pub mod doctor;
 pub mod dump;
+pub mod hist;
 pub mod output;
+pub mod picture;
 pub mod programs;
+pub mod report;
 pub mod session;
 
 pub use {door, engine, stack};

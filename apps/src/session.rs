@@ -21,6 +21,8 @@ use crate::output::hlog::IntervalLog;
 use crate::output::percentiles::Span;
 use crate::output::progress::Progress;
 use crate::output::{Colour, Summary, hgrm, json, percentiles, plot, rates, totals};
+use crate::report::machine::Facts;
+use crate::report::recorder::Recorder;
 
 /// How often the loop below looks at the clock and for signals.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -28,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Length of an interval of `--hlog` without `--stats-period`.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same of `--report` alone, of a run of at most [`SHORT`]: a picture of five points tells little.
+const FINE_INTERVAL: Duration = Duration::from_millis(200);
+/// The longest run that is looked at so often.
+const SHORT: Duration = Duration::from_secs(100);
 /// What programs may take to finish beyond their own drain time.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -67,7 +73,7 @@ pub trait Live {
 /// Nothing of its own.
 impl Live for () {}
 
-/// A file of `--hlog` or `--hgrm` that cannot be written.
+/// A file of `--hlog`, `--hgrm` or `--report` that cannot be written.
 #[derive(Debug, Error)]
 #[error("cannot write {}; is the folder there, writable and not full?", path.display())]
 struct FileError {
@@ -116,9 +122,10 @@ impl Session {
         self.length = output.seconds.or(self.length).map(|length| length + self.warm_up);
         let interrupted = watch_signals().map_err(Failure::run)?;
         // Files first: a misspelt folder should show now, not after an hour.
-        if let Some(path) = &output.hgrm {
+        for path in [&output.hgrm, &output.report].into_iter().flatten() {
             File::create(path).map_err(file_failure(path))?;
         }
+        let facts = output.report.is_some().then(Facts::now);
         let log_file =
             output.hlog.as_ref().map(|path| File::create(path).map_err(file_failure(path))).transpose()?;
 
@@ -148,6 +155,9 @@ impl Session {
         show.live(live);
         let summary = Summary { measured, ..Summary::new(self.program, last, &self.result_ports) };
         show.end(&summary, self.first_latency, live)?;
+        if let Some(facts) = facts {
+            show.write_report(&summary, &facts)?;
+        }
         let failure = failure.or_else(|| Some(Failure::run(self.verdict?(&summary)?)));
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     }
@@ -219,6 +229,10 @@ struct Show<'a> {
     colour: Colour,
     progress: Progress,
     log: Option<IntervalLog<BufWriter<File>>>,
+    /// The intervals for `--report`.
+    recorder: Option<Recorder>,
+    /// How long the run is to be.
+    length: Option<Duration>,
     /// The snapshot before, for the rates since.
     before: Option<Snapshot>,
     /// Progress snapshots since the last interval ended, as one.
@@ -232,6 +246,8 @@ impl<'a> Show<'a> {
             colour: Colour::of(&io::stdout()),
             progress: Progress::new(session.length, &session.result_ports, output.quiet),
             log: None,
+            recorder: output.report.is_some().then(|| Recorder::new(&session.result_ports)),
+            length: session.length,
             before: None,
             pending: None,
         }
@@ -244,7 +260,10 @@ impl<'a> Show<'a> {
 
     /// How long an interval is, if anybody wants intervals.
     fn interval_length(&self) -> Option<Duration> {
-        self.output.stats_period.or(self.log.is_some().then_some(INTERVAL))
+        let is_short = self.length.is_some_and(|length| length <= SHORT);
+        let reported = if is_short { FINE_INTERVAL } else { INTERVAL };
+        let logged = self.log.is_some().then_some(INTERVAL);
+        self.output.stats_period.or(logged).or(self.recorder.is_some().then_some(reported))
     }
 
     /// Says which ports opened.
@@ -300,6 +319,9 @@ impl<'a> Show<'a> {
         if let (Some(log), Some(path)) = (&mut self.log, &self.output.hlog) {
             log.add(&snapshot).map_err(file_failure(path))?;
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add(&snapshot);
+        }
         if !is_last && self.output.stats_period.is_some() && !self.output.json {
             self.progress.clear();
             let latencies = percentiles::table(&snapshot, Span::Interval, self.colour);
@@ -318,12 +340,25 @@ impl<'a> Show<'a> {
             print(&report(summary, live.report(summary), self.colour, self.output.quiet));
         }
         if let Some(path) = &self.output.hgrm {
-            for (path, text) in hgrm::files(&summary.latencies, first_latency, path) {
+            for (path, text) in hgrm::files(summary.latencies.iter(), first_latency, path) {
                 std::fs::write(&path, text).map_err(file_failure(&path))?;
                 if !self.output.quiet {
                     eprintln!("wrote {}", path.display());
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Show<'_> {
+    /// Writes the page of `--report`.
+    fn write_report(&self, summary: &Summary, facts: &Facts) -> Result<(), Failure> {
+        let (Some(path), Some(recorder)) = (&self.output.report, &self.recorder) else { return Ok(()) };
+        let page = crate::report::of_run(summary, recorder, facts).map_err(Failure::run)?;
+        std::fs::write(path, page).map_err(file_failure(path))?;
+        if !self.output.quiet {
+            eprintln!("wrote {}", path.display());
         }
         Ok(())
     }
@@ -348,7 +383,7 @@ fn report(summary: &Summary, own: Option<String>, colour: Colour, quiet: bool) -
 }
 
 /// Columns of the terminal on standard output; 80 if it is none.
-fn terminal_columns() -> u16 {
+pub(crate) fn terminal_columns() -> u16 {
     comfy_table::Table::new().width().unwrap_or(plot::COLUMNS)
 }
 

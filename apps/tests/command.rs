@@ -71,10 +71,12 @@ fn demo_for_people_has_totals_table_and_plot_and_no_escape_sequence_in_a_pipe() 
 fn latency_files_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let (hgrm, hlog) = (folder.path().join("run.hgrm"), folder.path().join("run.hlog"));
+    let report = folder.path().join("run.html");
     let line = format!(
-        "demo --seconds 0.5 --rate 100k --stats-period 0.1 --quiet --hgrm {} --hlog {}",
+        "demo --seconds 0.5 --rate 100k --stats-period 0.1 --quiet --hgrm {} --hlog {} --report {}",
         hgrm.display(),
-        hlog.display()
+        hlog.display(),
+        report.display()
     );
     let (code, _, stderr) = run(&line);
     assert_eq!(code, Some(0), "{stderr}");
@@ -83,6 +85,9 @@ fn latency_files_are_written() {
     assert!(folder.path().join("run.turn.hgrm").exists());
     let log = std::fs::read_to_string(&hlog).unwrap();
     assert!(log.matches("Tag=round_trip,").count() >= 2, "{log}");
+    let page = std::fs::read_to_string(&report).unwrap();
+    // Its command, and a picture of percentiles, of the rate, and of at least one latency over time.
+    assert!(page.contains("demo --seconds 0.5 --rate 100k") && page.matches("<svg ").count() >= 3, "{page}");
 }
 
 #[test]

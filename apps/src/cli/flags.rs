@@ -79,6 +79,11 @@ pub struct OutputFlags {
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
 
+    /// Write a page about the run when it ends: figures, percentiles, latencies over time, configuration; HTML, complete in
+    /// one file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
     /// Print one JSON object at the end, and nothing else on standard output
     #[arg(long)]
     pub json: bool,

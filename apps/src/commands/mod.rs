@@ -34,6 +34,7 @@ pub fn run(command: Command, file: Config) -> Result<ExitCode, Failure> {
         Command::Ping(args) => ping::run(&args, file),
         Command::Resolve(args) => resolve::run(&args, file),
         Command::Dump(args) => crate::dump::run(&args),
+        Command::Hist(args) => crate::hist::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args).map_err(Failure::run),
     }
 }

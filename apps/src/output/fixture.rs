@@ -31,7 +31,9 @@ pub fn snapshot() -> Snapshot {
     generator.counters.add("duplicated", 0);
     for (ns, count) in [(1_800, 600_000), (2_500, 350_000), (6_200, 49_000), (31_000, 990), (1_400_000, 10)] {
         generator.latencies.record(0, ns, count);
-        generator.latencies.record(1, ns / 4, count / 32);
+        if count >= 32 {
+            generator.latencies.record(1, ns / 4, count / 32);
+        }
     }
     let mut forwarder = CoreReport::new(1, Some(1), &[(1, 0)], &[RESIDENCE, TURN]);
     forwarder.queues[0] = queue(1, 1_000_007, 1_000_000, 7);

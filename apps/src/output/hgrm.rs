@@ -2,12 +2,12 @@
 //!
 //! The format is that of `AbstractHistogram.outputPercentileDistribution` in HdrHistogram's Java library: a header, then
 //! `value percentile total-count 1/(1-percentile)` lines, then three comment lines. **Values are in microseconds** with
-//! three decimals, so that nothing of the nanoseconds is lost.
+//! three decimals, so that nothing of the nanoseconds is lost; a fourth comment line, which HdrHistogram's tools skip, says
+//! so, and which latency it is.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use engine::latency::Latencies;
 use hdrhistogram::Histogram;
 
 /// Steps between two halvings of the distance to 100 %; HdrHistogram's default.
@@ -15,10 +15,10 @@ const TICKS_PER_HALF_DISTANCE: u32 = 5;
 /// Nanoseconds in the table's unit.
 const UNIT_NS: f64 = 1_000.0;
 
-/// The table of one histogram.
+/// The table of the latency `name`.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // 12 columns with three decimals hold less than 53 bits
-pub fn text(histogram: &Histogram<u64>) -> String {
+pub fn text(name: &str, histogram: &Histogram<u64>) -> String {
     let mut text =
         format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     let mut total = 0;
@@ -36,7 +36,8 @@ pub fn text(histogram: &Histogram<u64>) -> String {
         text,
         "#[Mean    = {:12.3}, StdDeviation   = {:12.3}]\n\
          #[Max     = {:12.3}, Total count    = {:12}]\n\
-         #[Buckets = {:12}, SubBuckets     = {:12}]\n",
+         #[Buckets = {:12}, SubBuckets     = {:12}]\n\
+         #[Latency = {name}, Unit = us]\n",
         histogram.mean() / UNIT_NS,
         histogram.stdev() / UNIT_NS,
         histogram.max() as f64 / UNIT_NS,
@@ -55,15 +56,19 @@ fn sub_buckets(histogram: &Histogram<u64>) -> u64 {
 /// The files to write for `--hgrm path`: the program's first latency under that very name, each further one beside it
 /// with the latency's name before the extension (`run.hgrm`, `run.turn.hgrm`). Names without values are left out.
 #[must_use]
-pub fn files(latencies: &Latencies, first: &str, path: &Path) -> Vec<(PathBuf, String)> {
-    let mut recorded: Vec<_> = latencies.iter().filter(|(_, histogram)| !histogram.is_empty()).collect();
+pub fn files<'n, 'h>(
+    latencies: impl Iterator<Item = (&'n str, &'h Histogram<u64>)>,
+    first: &str,
+    path: &Path,
+) -> Vec<(PathBuf, String)> {
+    let mut recorded: Vec<_> = latencies.filter(|(_, histogram)| !histogram.is_empty()).collect();
     recorded.sort_by_key(|(name, _)| *name != first);
     recorded
         .into_iter()
         .enumerate()
         .map(|(at, (name, histogram))| {
             let path = if at == 0 { path.to_path_buf() } else { beside(path, name) };
-            (path, text(histogram))
+            (path, text(name, histogram))
         })
         .collect()
 }
@@ -79,6 +84,7 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 mod tests {
     use super::*;
     use crate::output::fixture;
+    use engine::latency::Latencies;
 
     #[test]
     fn the_table_has_the_classic_lines() {
@@ -103,21 +109,22 @@ mod tests {
             "#[Mean    =        2.751, StdDeviation   =        3.032]",
             "#[Max     =        8.003, Total count    =            4]",
             "#[Buckets =           26, SubBuckets     =         2048]",
+            "#[Latency = turn, Unit = us]",
             "",
         ];
-        assert_eq!(text(&histogram), expected.join("\n"));
+        assert_eq!(text("turn", &histogram), expected.join("\n"));
     }
 
     #[test]
     fn the_first_latency_gets_the_name_asked_for_and_the_others_stand_beside_it() {
         let names = |path: &str| -> Vec<String> {
-            files(&fixture::summary().latencies, "residence", Path::new(path))
+            files(fixture::summary().latencies.iter(), "residence", Path::new(path))
                 .into_iter()
                 .map(|(path, _)| path.display().to_string())
                 .collect()
         };
         assert_eq!(names("/x/run.hgrm"), ["/x/run.hgrm", "/x/run.round_trip.hgrm", "/x/run.turn.hgrm"]);
         assert_eq!(names("run"), ["run", "run.round_trip", "run.turn"]);
-        assert!(files(&Latencies::new(&["turn"]), "turn", Path::new("x")).is_empty());
+        assert!(files(Latencies::new(&["turn"]).iter(), "turn", Path::new("x")).is_empty());
     }
 }

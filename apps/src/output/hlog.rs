@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use engine::latency::Latencies;
 use engine::stats::Snapshot;
+use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
@@ -59,17 +60,39 @@ impl<W: Write> IntervalLog<W> {
 
     fn write(&mut self, latencies: &Latencies, start: Duration, length: Duration) -> io::Result<()> {
         for (name, histogram) in latencies.iter().filter(|(_, histogram)| !histogram.is_empty()) {
-            // The crate's writer borrows what it writes to, so each line gets one, whose header goes nowhere.
-            let mut line = Vec::new();
-            let mut log = IntervalLogWriterBuilder::new();
-            log.with_max_value_divisor(MAX_DIVISOR);
-            log.begin_log_with(&mut line, &mut self.serializer)?
-                .write_histogram(histogram, start, length, Tag::new(name))
-                .map_err(io::Error::other)?;
-            let header_end = line.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            self.writer.write_all(&line[header_end..])?;
+            self.add_one(name, histogram, start, length)?;
         }
         Ok(())
+    }
+
+    /// Adds one interval of the latency `name`; of a name with a comma or a line end, which no log can hold, without it.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn add_one(
+        &mut self,
+        name: &str,
+        histogram: &Histogram<u64>,
+        start: Duration,
+        length: Duration,
+    ) -> io::Result<()> {
+        // The crate's writer borrows what it writes to, so each line gets one, whose header goes nowhere.
+        let mut line = Vec::new();
+        let mut log = IntervalLogWriterBuilder::new();
+        log.with_max_value_divisor(MAX_DIVISOR);
+        log.begin_log_with(&mut line, &mut self.serializer)?
+            .write_histogram(histogram, start, length, Tag::new(name))
+            .map_err(io::Error::other)?;
+        let header_end = line.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.writer.write_all(&line[header_end..])
+    }
+
+    /// Hands everything to the operating system.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
     }
 }
 

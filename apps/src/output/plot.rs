@@ -29,19 +29,30 @@ const COLOURS: [Color; 5] = [Color::Cyan, Color::Yellow, Color::Green, Color::Ma
 /// was recorded.
 #[must_use]
 pub fn text(latencies: &Latencies, columns: u16, colour: Colour) -> String {
-    let recorded: Vec<(&str, &Histogram<u64>)> =
-        latencies.iter().filter(|(_, histogram)| !histogram.is_empty()).collect();
-    if recorded.is_empty() {
+    let recorded = latencies.iter().filter(|(_, histogram)| !histogram.is_empty());
+    let all: Vec<(&str, Vec<(f64, f64)>)> =
+        recorded.map(|(name, histogram)| (name, line(histogram))).collect();
+    lines(&all, columns, colour)
+}
+
+/// The same of `lines` that are known: a name, and points of nines and log₁₀ of nanoseconds, of which those beyond the
+/// right edge are left out; empty if there is none.
+#[must_use]
+pub fn lines(lines: &[(&str, Vec<(f64, f64)>)], columns: u16, colour: Colour) -> String {
+    if lines.is_empty() {
         return String::new();
     }
-    let lines: Vec<Vec<(f64, f64)>> = recorded.iter().map(|(_, histogram)| line(histogram)).collect();
-    let (low, high) = decades(lines.iter().flatten().map(|(_, log_ns)| *log_ns));
+    let inside = |line: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        line.iter().copied().filter(|(nines, _)| *nines <= f64::from(NINES)).collect()
+    };
+    let lines: Vec<(&str, Vec<(f64, f64)>)> =
+        lines.iter().map(|(name, line)| (*name, inside(line))).collect();
+    let (low, high) = decades(lines.iter().flat_map(|(_, line)| line).map(|(_, log_ns)| *log_ns));
 
-    let datasets = recorded
+    let datasets = lines
         .iter()
-        .zip(&lines)
         .enumerate()
-        .map(|(at, ((name, _), line))| {
+        .map(|(at, (name, line))| {
             Dataset::default()
                 .name(*name)
                 .marker(Marker::Braille)
