@@ -24,7 +24,7 @@ use crate::quiet::Watch;
 pub const FORWARD: About = About {
     what: "compare-xdp",
     how: "A forwarder (`macswap`) has one end of a veth pair through AF_XDP (copy mode, which is what veth has, native \
-        XDP, need-wakeup): our `xdp:` port or testpmd with DPDK's net_af_xdp. On the other core the kernel itself makes \
+        XDP, need-wakeup, preferred busy polling with a budget of 64 frames: the defaults of both): our `xdp:` port or testpmd with DPDK's net_af_xdp. On the other core the kernel itself makes \
         frames of 64 bytes (60 without CRC) and sends them into the other end, several times as many as are forwarded \
         (`BPF_PROG_TEST_RUN`, live frames). Bursts of 32, 1,024 descriptors. The rate is that of frames that came out \
         of the other end, by the kernel's own counter. Cycles per packet are those of turns that moved packets, system \
@@ -36,8 +36,8 @@ pub const RECEIVE: About = About {
     what: "compare-xdp-receive",
     how: "As `compare-xdp`, for a program that drops what it receives. The rate is that of frames that the kernel put \
         into the receive ring, by its own counters (received less dropped); what the program says it received must \
-        agree. The kernel's work for a frame is done on the generator's core and bounds both contenders; what they cost \
-        shows in the cycles per packet.",
+        agree. With busy polling the kernel's work for a frame is done on the contender's core, in system calls of turns \
+        that received nothing yet: it shows in the rate, and not in the cycles per packet.",
 };
 
 /// What a contender does with frames.

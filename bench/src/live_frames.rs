@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Frames in each call: a few milliseconds.
-const FRAMES_A_CALL: u32 = 1 << 14;
+/// Frames in each call: about a second. A call begins by making its frames and ends by waiting until the kernel has let
+/// go of them, which takes 10 ms and more in which nothing is sent: with calls of 2^14 frames it was most of the time.
+const FRAMES_A_CALL: u32 = 1 << 20;
 
 const PROG_LOAD: i32 = 5;
 const PROG_TEST_RUN: i32 = 10;
