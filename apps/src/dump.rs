@@ -117,7 +117,16 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let folder = engines::find(args.engine.as_deref(), port)?;
     let interrupted = watch_signals().map_err(Failure::run)?;
-    let output = Output::open(args.write.as_deref(), args.json, port, args.snaplen)?;
+    let limit = Limit { interrupted, began: Instant::now(), seconds: args.seconds };
+    // The reader of a pipe is waited for no longer either.
+    let is_over = {
+        let limit = limit.clone();
+        move || limit.is_reached()
+    };
+    let output = Output::open(args.write.as_deref(), args.json, port, args.snaplen, is_over)?;
+    let Some(output) = output else {
+        return Err(Failure::run("nobody has read the pipe, nothing is captured"));
+    };
     let fields = json!({ "port": port, "snaplen": args.snaplen, "direction": args.direction });
     let (answer, stream) = ask(&folder, "dump", &fields).map_err(Failure::run)?;
     let port = answer["port"].as_str().unwrap_or(port).to_owned();
@@ -125,10 +134,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 
     let output = Arc::new(Mutex::new(output));
     let ended = Arc::new(AtomicBool::new(false));
-    let watch =
-        Watch { stream: stream.try_clone().map_err(Failure::run)?, interrupted, ended: Arc::clone(&ended) };
-    let seconds = args.seconds;
-    let watcher = thread::spawn(move || watch.run(seconds));
+    let watch = Watch { stream: stream.try_clone().map_err(Failure::run)?, limit, ended: Arc::clone(&ended) };
+    let watcher = thread::spawn(move || watch.run());
     let outcome = receive(stream, args.count, filter.as_ref(), &output);
     // ORDERING: Relaxed. A flag on its own; the thread is joined.
     ended.store(true, Ordering::Relaxed);
@@ -139,6 +146,22 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     written?;
     show(args, folder.name(), &port, counts, totals);
     Ok(ExitCode::SUCCESS)
+}
+
+/// When to end, at the latest.
+#[derive(Clone)]
+struct Limit {
+    interrupted: Arc<AtomicBool>,
+    began: Instant,
+    seconds: Option<Duration>,
+}
+
+impl Limit {
+    fn is_reached(&self) -> bool {
+        // ORDERING: Relaxed. A flag on its own.
+        self.interrupted.load(Ordering::Relaxed)
+            || self.seconds.is_some_and(|seconds| self.began.elapsed() >= seconds)
+    }
 }
 
 /// Says what there was: on standard error, as the frames may be on standard output.
@@ -233,19 +256,16 @@ impl Read for Source {
 /// Ends the capture when it is time, or told to; and the connection, if the engine does not.
 struct Watch {
     stream: UnixStream,
-    interrupted: Arc<AtomicBool>,
+    limit: Limit,
     ended: Arc<AtomicBool>,
 }
 
 impl Watch {
-    fn run(self, seconds: Option<Duration>) {
-        let began = Instant::now();
+    fn run(self) {
         let mut asked = None;
-        // ORDERING: Relaxed. Flags on their own.
+        // ORDERING: Relaxed. A flag on its own.
         while !self.ended.load(Ordering::Relaxed) {
-            let is_over = self.interrupted.load(Ordering::Relaxed)
-                || seconds.is_some_and(|seconds| began.elapsed() >= seconds);
-            if is_over && asked.is_none() {
+            if self.limit.is_reached() && asked.is_none() {
                 asked = Some(Instant::now());
                 let _ = self.stream.shutdown(Shutdown::Write);
             }

@@ -187,6 +187,43 @@ fn a_pipe_is_live_and_may_break_and_interrupts_end_it_well() {
     assert!(finish(dump).status.success());
 }
 
+/// As `mkfifo` makes it: what is written waits for a reader, and the wait can be ended.
+#[test]
+fn a_pipe_with_a_name_is_waited_for_until_it_is_read_or_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let _traffic = Traffic::start(folder, "named");
+    let pipe = folder.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let line = format!("dump 0 -c 100 -w {}", pipe.display());
+    let waits = format!("waiting for somebody who reads {}\n", pipe.display());
+    let (dump, said) = capturing(folder, &line);
+    assert_eq!(said, waits);
+    assert_eq!(frames(&pipe), 100);
+    assert!(finish(dump).status.success());
+    // Nobody comes.
+    for (line, signal) in [(line.clone(), Some("-INT")), (format!("{line} --seconds 0.1"), None)] {
+        let (dump, said) = capturing(folder, &line);
+        assert_eq!(said, waits);
+        if let Some(signal) = signal {
+            signal_process(&dump, signal);
+        }
+        let output = finish(dump);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains("nobody has read the pipe"), "{stderr}");
+    }
+    // Somebody comes and takes nothing: the capture ends all the same.
+    let line = format!("dump 0 -w {}", pipe.display());
+    let (dump, _) = capturing(folder, &line);
+    let reader = File::open(&pipe).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    signal_process(&dump, "-INT");
+    let output = finish(dump);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("what is left is not written"), "{stderr}");
+    drop(reader);
+}
+
 #[test]
 fn the_end_of_the_engine_is_the_end_of_the_capture() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use pmd::pcap::{Direction, Frame, Writer};
+use pmd::pcap::{Direction, Frame, Pipe, Writer};
 use serde_json::json;
 use thiserror::Error;
 
@@ -37,13 +37,15 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Opens the file `write`, or standard output. A capture has its header at once.
+    /// Opens the file `write`, or standard output. A capture has its header at once. Waits for somebody who reads where
+    /// that is a pipe; `None` if `is_over` says before that it need not be any more.
     pub(super) fn open(
         write: Option<&Path>,
         as_json: bool,
         port: &str,
         snaplen: Option<u32>,
-    ) -> Result<Self, Failure> {
+        is_over: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> Result<Option<Self>, Failure> {
         let path = write.unwrap_or(Path::new("-")).to_owned();
         let failed = |source| Failure::run(WriteError { path: path.clone(), source });
         let form = match write {
@@ -52,6 +54,16 @@ impl Output {
             Some(file) => {
                 let out: Box<dyn Write + Send> = if file.as_os_str() == "-" {
                     Box::new(io::stdout())
+                } else if Pipe::is_at(file) {
+                    let pipe = match Pipe::open(file, is_over.clone()).map_err(failed)? {
+                        Some(pipe) => Some(pipe),
+                        None => {
+                            eprintln!("waiting for somebody who reads {}", file.display());
+                            Pipe::wait(file, is_over).map_err(failed)?
+                        }
+                    };
+                    let Some(pipe) = pipe else { return Ok(None) };
+                    Box::new(pipe)
                 } else {
                     Box::new(File::create(file).map_err(failed)?)
                 };
@@ -64,7 +76,7 @@ impl Output {
                 Form::Capture(begin().map_err(failed)?)
             }
         };
-        Ok(Self { form, path, failed: None })
+        Ok(Some(Self { form, path, failed: None }))
     }
 
     /// Whether it takes no more.
@@ -108,6 +120,11 @@ impl Output {
         }
         self.flush();
         match self.failed.take() {
+            Some(source) if source.kind() == io::ErrorKind::TimedOut => {
+                let path = self.path.display();
+                eprintln!("nobody reads {path}; what is left is not written");
+                Ok(())
+            }
             Some(source) if source.kind() != io::ErrorKind::BrokenPipe => {
                 Err(Failure::run(WriteError { path: self.path.clone(), source }))
             }

@@ -6,10 +6,12 @@
 //!   core ─► frame_ring ─► Writer (pcapng) ─► file, socket        the pcap: port sends; a capture of a running engine
 //! ```
 
+mod pipe;
 mod read;
 mod ring;
 mod write;
 
+pub use pipe::Pipe;
 pub use read::{Frame, ReadError, Reader, Statistics};
 pub use ring::{FrameConsumer, FrameProducer, RECORD_BYTES, Stamped, frame_ring};
 pub use write::{Direction, Writer};

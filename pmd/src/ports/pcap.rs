@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -34,9 +33,6 @@ pub(crate) use spec::PcapSpec;
 
 /// The longest frame, Ethernet header and VLAN tag included: what segmentation offload may have left in a capture.
 const MAX_FRAME_BYTES: usize = 65_535 + 18;
-
-/// How long a pipe may take to take what is left when the port stops.
-const PIPE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a capture cannot be opened.
 #[derive(Debug, Error)]
@@ -126,8 +122,6 @@ pub(crate) struct PcapPort {
     info: PortInfo,
     has_input: bool,
     has_output: bool,
-    /// What is written goes to no file on a disk.
-    has_pipe: bool,
     told_of_the_end: bool,
     shared: Arc<Shared>,
     pair: Option<PcapQueue>,
@@ -162,7 +156,6 @@ impl PcapPort {
             },
             has_input: spec.input.is_some(),
             has_output: spec.output.is_some(),
-            has_pipe: spec.output.as_deref().is_some_and(|path| path.exists() && !path.is_file()),
             told_of_the_end: false,
             shared: Arc::clone(&shared),
             pair: None,
@@ -193,17 +186,9 @@ impl PcapPort {
     fn halt(&mut self) -> Result<(), TransportError> {
         // ORDERING: Relaxed. The threads are joined, and the rings carry the frames. Partner: `Shared::is_stopped`.
         self.shared.stopped.store(true, Ordering::Relaxed);
-        let deadline = Instant::now() + PIPE_WITHIN;
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
-            // A file takes as long as it takes; a pipe that nobody reads would take for ever.
-            while self.has_pipe && !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if self.has_pipe && !thread.is_finished() {
-                log::warn!("{}: nobody reads the pipe; what is left is not written", self.text);
-                continue;
-            }
+            // A file takes as long as it takes, a pipe that nobody reads two seconds.
             let _ = thread.join();
         }
         // ORDERING: Relaxed. The thread that wrote it is joined.

@@ -390,3 +390,50 @@ fn a_pipe_with_something_else_in_it_is_damaged_from_its_beginning() {
     }
     assert_eq!(pair.fault(), Some(QueueFault::FileDamaged { offset: 0 }));
 }
+
+#[test]
+fn a_pipe_that_is_read_later_gets_all_that_was_sent_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = pipe(folder.path());
+    let bed = Bed::new(64);
+    let mut port = bed.open(&format!("pcap:out={}", path.display())).unwrap();
+    let mut pair = port.take_queue_pairs().pop().unwrap();
+    let mut burst = Burst::new();
+    let sent = frames(5);
+    for (_, bytes) in &sent {
+        let mut frame = bed.home.alloc().unwrap();
+        frame.append(bytes.len()).unwrap().copy_from_slice(bytes);
+        burst.push(frame);
+    }
+    assert_eq!(pair.tx_burst(&mut burst), 5);
+    let mut reader = Reader::new(fs::File::open(&path).unwrap()).unwrap();
+    for (_, bytes) in &sent {
+        assert_eq!(reader.next(|frame| frame.bytes.to_vec()).unwrap().as_ref(), Some(bytes));
+    }
+    port.stop().unwrap();
+    assert!(reader.next(|_| ()).unwrap().is_none());
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = pipe(folder.path());
+    let text = format!("pcap:out={}", path.display());
+    let began = Instant::now();
+    let mut port = Bed::new(64).open(&text).unwrap();
+    port.stop().unwrap();
+    // Nor one whose reader takes nothing.
+    let bed = Bed::new(64);
+    let mut port = bed.open(&text).unwrap();
+    let _reader = fs::File::open(&path).unwrap();
+    let mut pair = port.take_queue_pairs().pop().unwrap();
+    let mut burst = Burst::new();
+    for _ in 0..200 {
+        let mut frame = bed.home.alloc().unwrap();
+        frame.append(1500).unwrap().fill(0xee);
+        burst.push(frame);
+        assert_eq!(pair.tx_burst(&mut burst), 1);
+    }
+    port.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}

@@ -37,3 +37,15 @@ pub(crate) fn poll<const N: usize>(
         gone: has(entry, libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR | libc::POLLNVAL),
     }))
 }
+
+/// Waits, at most for `timeout`, until `fd` can be written or is broken. A signal ends the wait.
+pub(crate) fn poll_writable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let timeout_ms = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: one pollfd, which the call fills in.
+    let count = unsafe { libc::poll(&raw mut entry, 1, timeout_ms) };
+    match io::Error::last_os_error() {
+        errno if count < 0 && errno.kind() != io::ErrorKind::Interrupted => Err(errno),
+        _ => Ok(()),
+    }
+}
