@@ -7,6 +7,7 @@ use super::spec::{Kind, PortSpec};
 use super::{Offloads, Port, PortInfo};
 use crate::mem::{Region, RegionError};
 use crate::ports::lasting::{LastingPort, Opener, Terms, is_refusal};
+use crate::ports::xdp::XdpPort;
 use crate::vfio::Host;
 use crate::virtio::InitError;
 use crate::virtio::net::NetPort;
@@ -55,14 +56,20 @@ impl Kept {
 }
 
 impl PortSpec {
-    /// A `vhost-user:` or `vfio:` port, which waits for its device when that has gone, unless it is told not to, and with
-    /// `wait=on` from the beginning.
+    /// A `vhost-user:`, `vfio:` or `xdp:` port, which waits for its device when that has gone, unless it is told not to,
+    /// and with `wait=on` from the beginning.
     pub(super) fn open_lasting(&self, config: &OpenConfig<'_>) -> Result<Box<dyn Port>, OpenError> {
         let failed = |source| OpenError::Init { port: self.text.clone(), source };
         let memory = |error: RegionError| failed(InitError::Memory(error));
         let pairs = self.queue_pairs(config.queue_pairs);
-        let bytes = region_bytes(config.rx_descriptors, config.tx_descriptors, pairs);
-        let part = config.region.part(bytes).map_err(memory)?;
+        let part = match &self.kind {
+            // Its rings are the kernel's.
+            Kind::Xdp(_) => config.region.keep(),
+            _ => {
+                let bytes = region_bytes(config.rx_descriptors, config.tx_descriptors, pairs);
+                config.region.part(bytes).map_err(memory)?
+            }
+        };
         let (spec, kept) = (self.clone(), Kept::of(config));
         let opener: Opener = Arc::new(move |part, terms| spec.open_device(&kept.with(part), Some(terms)));
         let port = match self.open_device(&OpenConfig { region: &part, ..*config }, None) {
@@ -87,6 +94,14 @@ impl PortSpec {
         config: &OpenConfig<'_>,
         terms: Option<&Terms>,
     ) -> Result<Box<dyn Port>, OpenError> {
+        if let Kind::Xdp(xdp) = &self.kind {
+            let mut xdp = xdp.clone();
+            if let Some(terms) = terms {
+                xdp.queues = Some(terms.queue_pairs);
+            }
+            let mac = terms.map(|terms| terms.mac).or(self.options.mac);
+            return Ok(Box::new(XdpPort::open(self.text.clone(), &xdp, mac, config)?));
+        }
         let failed = |source| OpenError::Init { port: self.text.clone(), source };
         let driver = match &self.kind {
             Kind::Vfio(_) => "virtio-net (vfio)",
@@ -117,7 +132,7 @@ impl PortSpec {
                 let transport = Arc::new(VhostUser::open(&backend, Arc::clone(config.region))?);
                 NetPort::open(identity, transport, config)
             }
-            _ => unreachable!("called for these two kinds alone"),
+            _ => unreachable!("called for these kinds alone"),
         };
         Ok(Box::new(port.map_err(failed)?))
     }

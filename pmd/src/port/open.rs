@@ -12,7 +12,7 @@ use crate::ports::netem::NetemPort;
 use crate::ports::null::NullPort;
 use crate::ports::pcap::{PcapError, PcapPort};
 use crate::ports::tap::{TapError, TapPort};
-use crate::ports::xdp::{XdpError, XdpPort};
+use crate::ports::xdp::XdpError;
 use crate::vfio::VfioError;
 use crate::virtio::InitError;
 use crate::virtio::ctrl::{Command, ReceiveMode};
@@ -198,7 +198,7 @@ impl PortSpec {
                 let control = Box::new(serving);
                 Ok(Box::new(ServerPort::new(self.text.clone(), info, control, followers, Some(steering))))
             }
-            Kind::Vfio(_) | Kind::VhostUser { .. } => self.open_lasting(config),
+            Kind::Vfio(_) | Kind::VhostUser { .. } | Kind::Xdp(_) => self.open_lasting(config),
             Kind::VhostUserServer { path } => {
                 let features = self.offered(config)?;
                 let pairs = self.queue_pairs(config.queue_pairs);
@@ -224,7 +224,6 @@ impl PortSpec {
                 let queue_pairs = self.options.queues.unwrap_or(config.queue_pairs);
                 Ok(Box::new(NullPort::new(self.text.clone(), null, mac, queue_pairs, config)))
             }
-            Kind::Xdp(xdp) => Ok(Box::new(XdpPort::open(self.text.clone(), xdp, self.options.mac, config)?)),
             Kind::Netem { impairments, port } => {
                 // A bit that is changed in a frame whose checksum is still to be made would be changed for good, and who
                 // loses one of 64 KiB loses 45.

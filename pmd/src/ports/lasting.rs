@@ -27,6 +27,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
+
 use crate::mem::{HomePool, Region};
 use crate::port::{
     Arm, Burst, Link, Offloads, OpenError, Port, PortEvent, PortInfo, QueueCounters, QueueFault, QueuePair,
@@ -40,6 +42,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Counters of one kind of queue pair's own, at most.
+const EXTRA: usize = 8;
 
 /// How many different reasons for a refusal are told before the device is back.
 const REASONS: usize = 8;
@@ -288,6 +293,7 @@ pub(crate) fn is_refusal(error: &OpenError) -> bool {
                 | VhostUserError::Legacy { .. }
                 | VhostUserError::QueuePairs { .. }
         ),
+        OpenError::Xdp(error) => !error.may_pass(),
         OpenError::Init { source, .. } => !matches!(source, InitError::Transport { .. }),
         _ => false,
     }
@@ -391,6 +397,7 @@ struct LastingPair {
     sitting: Sitting,
     /// What those before it counted.
     past: QueueCounters,
+    past_extra: ArrayVec<(&'static str, u64), EXTRA>,
     offloads: Offloads,
     /// There was one before, if there is none now.
     was_there: bool,
@@ -398,7 +405,7 @@ struct LastingPair {
 
 impl LastingPair {
     fn new(sitting: Sitting, offloads: Offloads, was_there: bool) -> Self {
-        Self { sitting, past: QueueCounters::default(), offloads, was_there }
+        Self { sitting, past: QueueCounters::default(), past_extra: ArrayVec::new(), offloads, was_there }
     }
 
     /// The queue pair to use in this burst.
@@ -412,14 +419,22 @@ impl LastingPair {
 
     #[cold]
     fn switch(&mut self) {
-        let past = &mut self.past;
+        let (past, extra) = (&mut self.past, &mut self.past_extra);
         self.sitting.switch(|old| {
             // Whatever it may have sent without saying so.
             let lost = old.tx_waiting() as u64;
             past.add(&old.counters());
             past.tx_lost += lost;
-            past.faults += 1;
+            // One that noticed by itself has counted it.
+            let noticed = old.fault() == Some(QueueFault::InterfaceGone);
+            past.faults += u64::from(!noticed);
             old.quiesce();
+            old.extra_counters(&mut |name, count| match extra.iter_mut().find(|known| known.0 == name) {
+                Some(known) => known.1 += count,
+                None => {
+                    let _ = extra.try_push((name, count)); // more names than there are
+                }
+            });
         });
         if let Some(pair) = &self.sitting.pair {
             (self.offloads, self.was_there) = (pair.offloads(), true);
@@ -493,8 +508,10 @@ impl QueuePair for LastingPair {
     }
 
     fn extra_counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        if let Some(pair) = &self.sitting.pair {
-            pair.extra_counters(visit);
+        let before = |name| self.past_extra.iter().find(|(known, _)| *known == name).map_or(0, |past| past.1);
+        match &self.sitting.pair {
+            Some(pair) => pair.extra_counters(&mut |name, count| visit(name, before(name) + count)),
+            None => self.past_extra.iter().for_each(|(name, count)| visit(name, *count)),
         }
     }
 

@@ -48,6 +48,7 @@ pub use error::XdpError;
 use interface::Interface;
 use probe::{Probe, patiently};
 use queue::{PortState, QueueConfig, Socket, XdpQueue};
+use ring::{Consumer, Producer, Ring};
 pub(crate) use spec::XdpSpec;
 use spec::{Copying, XdpMode};
 use sys::{Control, RingKind};
@@ -63,6 +64,9 @@ const SEND_BUDGET: u32 = 128;
 
 /// Sizes of rings, in entries.
 const RING_SIZES: std::ops::RangeInclusive<u16> = 64..=32768;
+
+/// Why there is no zero-copy where the driver would do it.
+const NO_HUGEPAGES: &str = "packet memory has no hugepages, run ./hugepage-setup.sh";
 
 /// Several queues of an interface, taken.
 pub(crate) struct XdpPort {
@@ -105,6 +109,7 @@ impl XdpPort {
         }
         let queues = opening.queues(&control)?;
         let (mut sockets, zero_copy) = opening.sockets(interface.index, queues, chunk_bytes)?;
+        let busy_poll = opening.prefer_busy_poll(&sockets);
         let (map, link) = opening.attach(&control, interface.index, &mut sockets)?;
         opening.look_at_peer(&control, &interface);
 
@@ -126,6 +131,7 @@ impl XdpPort {
             tx_descriptors: info.tx_descriptors,
             chunk_bytes,
             zero_copy,
+            busy_poll,
             state: Arc::clone(&state),
         };
         let pair = |(number, socket)| -> Result<Box<dyn QueuePair>, XdpError> {
@@ -282,16 +288,18 @@ impl Opening<'_> {
             io::ErrorKind::Unsupported => XdpError::OldKernel { what: "no need-wakeup flags", source },
             _ => failed(source),
         })?;
-        let (fill, rx, tx, completion) = {
-            let fd = fd.as_fd();
-            (
-                ring::Producer::new(fd, RingKind::Fill, rx_size, &offsets.fr).map_err(&failed)?,
-                ring::Consumer::new(fd, RingKind::Rx, rx_size, &offsets.rx).map_err(&failed)?,
-                ring::Producer::new(fd, RingKind::Tx, tx_size, &offsets.tx).map_err(&failed)?,
-                ring::Consumer::new(fd, RingKind::Completion, tx_size, &offsets.cr).map_err(&failed)?,
-            )
-        };
-        Ok(Socket { fill, rx, tx, completion, fd })
+        let on = fd.as_fd();
+        let fill = Ring::new(on, RingKind::Fill, rx_size, &offsets.fr).map_err(&failed)?;
+        let rx = Ring::new(on, RingKind::Rx, rx_size, &offsets.rx).map_err(&failed)?;
+        let tx = Ring::new(on, RingKind::Tx, tx_size, &offsets.tx).map_err(&failed)?;
+        let completion = Ring::new(on, RingKind::Completion, tx_size, &offsets.cr).map_err(&failed)?;
+        Ok(Socket {
+            fill: Producer::new(fill),
+            rx: Consumer::new(rx),
+            tx: Producer::new(tx),
+            completion: Consumer::new(completion),
+            fd,
+        })
     }
 
     /// Binds the first socket, in zero-copy mode if that is wanted and can be had. Returns whether it is.
@@ -299,17 +307,19 @@ impl Opening<'_> {
         let bind = |flag| patiently(|| sys::bind(socket, ifindex, 0, flag | libc::XDP_USE_NEED_WAKEUP, None));
         let copying = self.spec.copying;
         if copying != Copying::Copy {
-            let why = match self.config.region.page_size() {
-                PageSize::Ordinary => {
-                    ("packet memory has no hugepages, run ./hugepage-setup.sh".to_owned(), None)
-                }
-                _ => match bind(libc::XDP_ZEROCOPY) {
-                    Ok(()) => return Ok(true),
+            let is_huge = self.config.region.page_size() != PageSize::Ordinary;
+            let why = if !is_huge && copying == Copying::Auto {
+                (NO_HUGEPAGES.to_owned(), None)
+            } else {
+                match bind(libc::XDP_ZEROCOPY) {
+                    Ok(()) if is_huge => return Ok(true),
+                    // Buffers cross pages, which may be anywhere for a device.
+                    Ok(()) => (NO_HUGEPAGES.to_owned(), None),
                     Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
                         return Err(self.not_bound(0, source));
                     }
                     Err(source) => (format!("its driver refuses: {source}"), Some(source)),
-                },
+                }
             };
             let name = self.name;
             match (copying, why) {
@@ -333,6 +343,21 @@ impl Opening<'_> {
             Some(libc::EBUSY) => XdpError::QueueTaken { name, queue, source },
             _ => self.failed("bind an AF_XDP socket")(source),
         }
+    }
+
+    /// Whether the driver's receive work is to be done in our calls, on the core that needs its frames; else it is done
+    /// where its interrupts arrive.
+    fn prefer_busy_poll(&self, sockets: &[Socket]) -> bool {
+        let Some(budget) = self.spec.busy_poll else { return false };
+        let set = sockets.iter().try_for_each(|socket| sys::prefer_busy_poll(socket.fd.as_fd(), budget));
+        if let Err(error) = &set {
+            log::warn!(
+                "port xdp:{}: the kernel does not let us poll its driver ({error}; it takes Linux 5.11 and \
+                 CAP_NET_ADMIN); busy_poll=off says that this is meant",
+                self.name
+            );
+        }
+        set.is_ok()
     }
 
     /// The sockets' map and the link that ties the program to the interface.
@@ -443,10 +468,7 @@ impl Port for XdpPort {
         }
         if self.is_gone() {
             self.has_told_gone = true;
-            let name = &self.interface;
-            visit(PortEvent::Gone {
-                why: format!("interface {name} was deleted; create it again and start again"),
-            });
+            visit(PortEvent::Gone { why: format!("interface {} was deleted", self.interface) });
             return;
         }
         let Ok(interface) = interface::by_index(&self.control, self.ifindex) else { return };

@@ -180,3 +180,16 @@ pub enum XdpError {
         source: io::Error,
     },
 }
+
+impl XdpError {
+    /// Whether it is what an interface says that is about to be made: nobody has to change anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::NoInterface { .. } => true,
+            Self::System { source, .. } | Self::NotNative { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENETDOWN | libc::ENXIO))
+            }
+            _ => false,
+        }
+    }
+}

@@ -52,6 +52,8 @@ pub(super) struct QueueConfig {
     pub chunk_bytes: u32,
     /// Frames are not copied by the kernel.
     pub zero_copy: bool,
+    /// The driver's receive work is done in our calls.
+    pub busy_poll: bool,
     /// The port has been stopped, or its interface is gone.
     pub state: Arc<PortState>,
 }
@@ -299,6 +301,14 @@ impl XdpQueue {
         Ok(())
     }
 
+    /// Has the driver take what has arrived: the next poll finds it in the rx ring.
+    #[inline]
+    fn poll_driver(&self) {
+        if let Some(socket) = &self.socket {
+            sys::wake_rx(socket.fd.as_fd());
+        }
+    }
+
     #[cold]
     fn refill_spares(&mut self, pool: &HomePool) {
         let missing = self.spares.remaining_capacity();
@@ -448,6 +458,9 @@ impl QueuePair for XdpQueue {
         let done = self.receive(burst, budget).and_then(|()| self.refill(pool));
         if let Err(fault) = done.and_then(|()| self.wake()) {
             self.set_fault(fault);
+        }
+        if self.config.busy_poll && burst.len() == before {
+            self.poll_driver();
         }
         if self.spares.is_empty() {
             self.refill_spares(pool);

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use super::sys::RingKind;
 use crate::port::QueueFault;
 
-/// A mapped ring.
-struct Ring<T> {
+/// A mapped ring, to be given to its [`Producer`] or [`Consumer`].
+pub(super) struct Ring<T> {
     map: *mut libc::c_void,
     map_bytes: usize,
     producer: *const AtomicU32,
@@ -35,7 +35,8 @@ struct Ring<T> {
 unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T: Copy> Ring<T> {
-    fn new(
+    /// Maps the ring of a socket on which it has been made with this size.
+    pub(super) fn new(
         socket: BorrowedFd<'_>,
         kind: RingKind,
         size: u32,
@@ -120,14 +121,8 @@ pub(super) struct Producer<T> {
 }
 
 impl<T: Copy> Producer<T> {
-    /// Maps the ring of a socket on which it has been made with this size.
-    pub(super) fn new(
-        socket: BorrowedFd<'_>,
-        kind: RingKind,
-        size: u32,
-        offsets: &libc::xdp_ring_offset,
-    ) -> io::Result<Self> {
-        Ok(Self { ring: Ring::new(socket, kind, size, offsets)?, next: 0, published: 0, consumed: 0 })
+    pub(super) fn new(ring: Ring<T>) -> Self {
+        Self { ring, next: 0, published: 0, consumed: 0 }
     }
 
     /// How many entries may be added. Looks at the kernel's index only when there are fewer than `wanted` otherwise.
@@ -215,14 +210,8 @@ pub(super) struct Consumer<T> {
 }
 
 impl<T: Copy> Consumer<T> {
-    /// Maps the ring of a socket on which it has been made with this size.
-    pub(super) fn new(
-        socket: BorrowedFd<'_>,
-        kind: RingKind,
-        size: u32,
-        offsets: &libc::xdp_ring_offset,
-    ) -> io::Result<Self> {
-        Ok(Self { ring: Ring::new(socket, kind, size, offsets)?, next: 0, released: 0, produced: 0 })
+    pub(super) fn new(ring: Ring<T>) -> Self {
+        Self { ring, next: 0, released: 0, produced: 0 }
     }
 
     /// How many entries can be taken. Looks at the kernel's index only when there are fewer than `wanted` otherwise.

@@ -30,6 +30,12 @@ pub(crate) enum XdpMode {
 /// The most queues; more than any core count here.
 const MAX_QUEUES: u16 = 256;
 
+/// Frames that one call takes through the driver, as DPDK's `busy_budget`: its poll weight, where nothing is said.
+const BUSY_BUDGET: u16 = 64;
+
+/// The most that the kernel takes (`SO_BUSY_POLL_BUDGET` is 16 bits wide).
+const MAX_BUSY_BUDGET: u16 = u16::MAX;
+
 /// Which interface, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct XdpSpec {
@@ -40,6 +46,8 @@ pub(crate) struct XdpSpec {
     pub copying: Copying,
     pub mode: XdpMode,
     pub filter: Filter,
+    /// Frames that the kernel's driver may take in one call of ours; `None`: it works when it is interrupted.
+    pub busy_poll: Option<u16>,
     /// Every frame may be taken, also from the interface that carries the default route.
     pub all: bool,
 }
@@ -55,7 +63,7 @@ impl XdpSpec {
         }
         let TapSpec { name, .. } = TapSpec::new(name)?;
         let (copying, mode, filter) = Default::default();
-        Ok(Self { name, queues: None, copying, mode, filter, all: false })
+        Ok(Self { name, queues: None, copying, mode, filter, busy_poll: Some(BUSY_BUDGET), all: false })
     }
 
     /// Reads one option.
@@ -77,12 +85,19 @@ impl XdpSpec {
             Some(("addr", text)) => self.filter.add_address(text)?,
             Some(("port", text)) => self.filter.add_ports(text)?,
             Some(("proto", text)) => self.filter.set_protocol(text)?,
+            Some(("busy_poll", "off")) => self.busy_poll = None,
+            Some(("busy_poll", text)) => {
+                let budget = text.parse().ok().filter(|budget| *budget > 0);
+                let wrong = || format!("busy_poll={text}: 1 to {MAX_BUSY_BUDGET} frames, or off");
+                self.busy_poll = Some(budget.ok_or_else(wrong)?);
+            }
             Some(("all", "on")) => self.all = true,
             Some(("all", "off")) => self.all = false,
             _ => {
                 return Err(format!(
                     "option {option:?} is none of mac=ADDRESS, queues=N, mode=auto|copy|zero-copy, \
-                     xdp_mode=auto|native|generic, addr=ADDRESS[/BITS], port=N[-M], proto=tcp|udp|icmp, all=on|off"
+                     xdp_mode=auto|native|generic, addr=ADDRESS[/BITS], port=N[-M], proto=tcp|udp|icmp, \
+                     busy_poll=N|off, all=on|off"
                 ));
             }
         }
@@ -105,6 +120,11 @@ mod tests {
         }
         assert_eq!((spec.queues, spec.copying, spec.mode), (Some(2), Copying::ZeroCopy, XdpMode::Generic));
         assert_eq!((spec.filter.protocol, spec.all), (Some(Protocol::Udp), true));
+        assert_eq!(spec.busy_poll, Some(64));
+        spec.set("busy_poll=8").unwrap();
+        assert_eq!(spec.busy_poll, Some(8));
+        spec.set("busy_poll=off").unwrap();
+        assert_eq!(spec.busy_poll, None);
         assert_eq!((spec.filter.ports.len(), spec.filter.addresses.len()), (1, 1));
     }
 
@@ -113,6 +133,9 @@ mod tests {
         let mut spec = XdpSpec::new("eth1").unwrap();
         for bad in ["mode=fast", "xdp_mode=on", "mtu=9000", "all", "all=1"] {
             assert!(spec.set(bad).unwrap_err().contains("mode=auto|copy|zero-copy"), "{bad}");
+        }
+        for bad in ["busy_poll=0", "busy_poll=65536", "busy_poll=on"] {
+            assert!(spec.set(bad).unwrap_err().contains("1 to 65535 frames, or off"), "{bad}");
         }
         assert!(spec.set("queues=0").unwrap_err().contains("1 to 256 queues"));
         assert!(XdpSpec::new("").unwrap_err().contains("as in xdp:eth1"));

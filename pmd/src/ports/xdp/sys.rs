@@ -118,6 +118,34 @@ pub(super) fn set_send_budget(socket: BorrowedFd<'_>, frames: u32) {
     let _ = unsafe { set_option(socket, abi::MAX_TX_SKB_BUDGET, &frames) };
 }
 
+/// How long a call that may block polls; ours do not block, but 0 is off.
+const BUSY_POLL_MICROSECONDS: c_int = 20;
+
+/// Has the driver's receive work done in our own calls, at most `budget` frames in each, and its interrupts leave it to
+/// them while we call often enough. A socket without it goes on as it was.
+///
+/// # Errors
+/// errno; `EPERM` without `CAP_NET_ADMIN`, `ENOPROTOOPT` before Linux 5.11.
+pub(super) fn prefer_busy_poll(socket: BorrowedFd<'_>, budget: u16) -> io::Result<()> {
+    let set = |option: c_int, value: c_int| {
+        #[allow(clippy::cast_possible_truncation)] // 4
+        let len = size_of::<c_int>() as socklen_t;
+        let value = (&raw const value).cast();
+        // SAFETY: these options read an int, which lives until the call returns.
+        check(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, len) })
+    };
+    let options = [
+        (libc::SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL_BUDGET, c_int::from(budget)),
+        (libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS),
+    ];
+    let done = options.into_iter().try_for_each(|(option, value)| set(option, value));
+    if done.is_err() {
+        let _ = set(libc::SO_PREFER_BUSY_POLL, 0);
+    }
+    done
+}
+
 /// Where in their mappings the parts of the rings lie.
 pub(super) fn ring_offsets(socket: BorrowedFd<'_>) -> io::Result<xdp_mmap_offsets> {
     // SAFETY: integers.
@@ -168,7 +196,8 @@ pub(super) fn wake_tx(socket: BorrowedFd<'_>) -> Result<(), c_int> {
     if sent < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(()) }
 }
 
-/// Makes the driver look at the fill ring. Does not block.
+/// Makes the driver look at the fill ring and, where the socket prefers busy polling, take what has arrived. Does not
+/// block.
 #[inline]
 pub(super) fn wake_rx(socket: BorrowedFd<'_>) {
     // SAFETY: an empty message, no memory is involved. What goes wrong shows in the interface's own state.

@@ -33,18 +33,23 @@ impl Kernel {
     }
 }
 
-fn consumer(start: u32) -> (Consumer<u64>, Kernel) {
+fn ring() -> (Ring<u64>, Kernel) {
     let (file, kernel) = Kernel::new();
+    (Ring::new(file.as_fd(), RingKind::Rx, SIZE, &OFFSETS).unwrap(), kernel)
+}
+
+fn consumer(start: u32) -> (Consumer<u64>, Kernel) {
+    let (ring, kernel) = ring();
     kernel.word(OFFSETS.producer).store(start, Ordering::Relaxed);
-    let mut consumer = Consumer::new(file.as_fd(), RingKind::Rx, SIZE, &OFFSETS).unwrap();
+    let mut consumer = Consumer::new(ring);
     (consumer.next, consumer.released, consumer.produced) = (start, start, start);
     (consumer, kernel)
 }
 
 fn producer(start: u32) -> (Producer<u64>, Kernel) {
-    let (file, kernel) = Kernel::new();
+    let (ring, kernel) = ring();
     kernel.word(OFFSETS.consumer).store(start, Ordering::Relaxed);
-    let mut producer = Producer::new(file.as_fd(), RingKind::Rx, SIZE, &OFFSETS).unwrap();
+    let mut producer = Producer::new(ring);
     (producer.next, producer.published, producer.consumed) = (start, start, start);
     (producer, kernel)
 }
@@ -129,6 +134,6 @@ fn offsets_that_cannot_be_are_refused() {
         libc::xdp_ring_offset { consumer: 2, ..OFFSETS },
         libc::xdp_ring_offset { desc: 132, ..OFFSETS },
     ] {
-        assert!(Consumer::<u64>::new(file.as_fd(), RingKind::Rx, SIZE, &bad).is_err());
+        assert!(Ring::<u64>::new(file.as_fd(), RingKind::Rx, SIZE, &bad).is_err());
     }
 }
