@@ -6,6 +6,7 @@ use std::time::Duration;
 use peers::bywash::{Bywash, Report};
 use peers::netns::Netns;
 
+use super::port::wait_for;
 use super::{SOON, namespace_with};
 
 /// Longer than the tenth of a second in which the keeper notices.
@@ -95,6 +96,39 @@ fn a_deleted_interface_leaves_the_others_alone_and_is_used_again_when_it_is_back
     assert_eq!(events(&report, 1), [""; 0], "{told}");
     let why = told["port_events"][0]["text"].as_str().unwrap().to_owned();
     assert!(why.contains("interface bw0 was deleted"), "{why}");
+}
+
+/// A pair of interfaces: the kernel's end, with an address, and one that is ours to take.
+fn make_pair(netns: &Netns) {
+    netns.ip("link add bw0 type veth peer name bw1").unwrap();
+    netns.ip("addr add 192.0.2.1/24 dev bw0").unwrap();
+    netns.ip("link set bw0 up").unwrap();
+    netns.ip("link set bw1 up").unwrap();
+}
+
+/// As above for `xdp:`. Nothing of the interface that went is of use for the one that comes, not even its index.
+#[test]
+fn an_interface_under_af_xdp_is_used_again_when_it_is_back() {
+    let Some(netns) = namespace_with(&["ping"]) else { return };
+    peers::bywash::binary().unwrap();
+    netns.set("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+    make_pair(&netns);
+    let ours = start(&netns, "echo --port xdp:bw1,mode=copy --ip 192.0.2.2/24 --idle adaptive --json");
+    let answers = || netns.run("ping", &["-c1", "-W1", "-n", "192.0.2.2"], SOON).is_ok();
+    wait_for("an answer", answers);
+    for _ in 0..3 {
+        netns.ip("link del bw0").unwrap();
+        std::thread::sleep(NOTICED);
+        make_pair(&netns);
+        wait_for("an answer again", answers);
+    }
+    let report = stop(ours);
+    let told = report.value();
+    assert_eq!(report.count("/ports/0/faults").unwrap(), 3, "one each time: {told}");
+    assert!(told["ports"][0]["fault"].is_null(), "it works again: {told}");
+    let of_the_port: Vec<_> =
+        events(&report, 0).into_iter().filter(|event| !event.starts_with("link")).collect();
+    assert_eq!(of_the_port, ["gone", "back", "gone", "back", "gone", "back"], "{told}");
 }
 
 /// Down and up is no end: the link says so, and nothing else.

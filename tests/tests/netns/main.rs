@@ -14,6 +14,7 @@ mod ping;
 mod port;
 mod refusals;
 mod several_cores;
+mod sleeping;
 mod xdp;
 
 use std::time::Duration;

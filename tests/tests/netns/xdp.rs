@@ -10,7 +10,9 @@ use pmd::port::{Link, Port, PortEvent, QueueFault, QueuePair};
 use pmd::{Burst, HomePool, MAX_BURST};
 
 use super::host::{KERNEL, OURS, both_addresses, bytes, start};
-use super::port::{HEADERS, Memory, answer, assert_answers, kernel_socket, memory, open_in, wait_for};
+use super::port::{
+    HEADERS, Memory, answer, assert_answers, assert_spread, kernel_socket, memory, open_in, wait_for,
+};
 use super::{SOON, namespace_with};
 
 /// The two ends: the kernel's `bw0` with its addresses, and `bw1`, which a port takes.
@@ -186,20 +188,7 @@ fn flows_are_spread_over_queues() {
     let mut port = open_in(&wire.ours, &region, "xdp:bw1,mode=copy,queues=2").unwrap();
     assert_eq!(port.info().queue_pairs, 2);
     let mut pairs = primed(&mut *port, &pool);
-    let sockets: Vec<UdpSocket> = (0..64).map(|_| kernel_socket(&wire.kernel, &*port)).collect();
-    for socket in &sockets {
-        socket.send_to(b"which queue?", format!("{}:7", OURS[0])).unwrap();
-    }
-    let mut seen = [0, 0];
-    wait_for("all flows are here", || {
-        for (pair, seen) in pairs.iter_mut().zip(&mut seen) {
-            *seen += answer(&mut **pair, &pool).len();
-        }
-        seen.iter().sum::<usize>() == sockets.len()
-    });
-    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
-    let answered = sockets.iter().filter(|socket| socket.recv_from(&mut [0; 64]).is_ok()).count();
-    assert_eq!(answered, sockets.len());
+    assert_spread(&wire.kernel, &*port, &mut pairs, &pool);
 }
 
 #[test]
@@ -235,15 +224,54 @@ fn a_deleted_interface_is_a_fault_and_a_downed_one_is_not() {
         port.events(&mut |event| told.push(event));
     }
     let [PortEvent::Mtu(1400), PortEvent::Gone { why }] = &told[..] else { panic!("{told:?}") };
-    assert!(why.contains("interface bw1 was deleted"), "{why}");
+    assert!(why.contains("interface bw1 was deleted; waiting for it"), "{why}");
     assert_eq!(port.link(), Link::Down);
     burst.clear();
     pair.rx_burst(&pool, &mut burst, MAX_BURST);
-    assert_eq!(pair.fault(), Some(QueueFault::InterfaceGone));
+    assert_eq!(pair.fault(), Some(QueueFault::DeviceGone));
     assert_eq!((pair.counters().faults, pair.tx_room()), (1, 0));
     burst.push(frame());
     assert_eq!((pair.tx_burst(&mut burst), burst.len()), (0, 1));
     assert_eq!(pair.counters().faults, 1, "counted once");
+}
+
+/// The interface's MTU may be raised after the port was opened: what its peer sends then does not fit a buffer.
+#[test]
+fn frames_longer_than_a_buffer_are_counted() {
+    let Some(wire) = Wire::new(&[], 1) else { return };
+    let Memory { region, pool } = memory();
+    let mut port = open_in(&wire.ours, &region, "xdp:bw1,mode=copy").unwrap();
+    let socket = kernel_socket(&wire.kernel, &*port);
+    let mut pair = primed(&mut *port, &pool).remove(0);
+    wire.ours.ip("link set bw1 mtu 3000").unwrap();
+    wire.kernel.ip("link set bw0 mtu 3000").unwrap();
+    let mut told = Vec::new();
+    port.events(&mut |event| told.push(event));
+    assert_eq!(told, [PortEvent::Mtu(3000)]);
+    let dropped = |pair: &dyn QueuePair| {
+        let mut dropped = 0;
+        pair.extra_counters(&mut |name, count| dropped += if name == "xdp_rx_dropped" { count } else { 0 });
+        dropped
+    };
+    // What came before there were buffers is among them.
+    let before = dropped(&*pair);
+    for _ in 0..3 {
+        socket.send_to(&[7; 2500], format!("{}:7", OURS[0])).unwrap();
+    }
+    wait_for("the frames are counted", || {
+        assert!(answer(&mut *pair, &pool).is_empty());
+        dropped(&*pair) == before + 3
+    });
+    // Nor is one sent that is longer than a buffer, whatever the MTU: it would have to lie in two.
+    let mut frame = pool.alloc().unwrap();
+    frame.append(1500).unwrap().fill(0xff);
+    let mut rest = pool.alloc().unwrap();
+    rest.append(1400).unwrap().fill(0xff);
+    frame.chain(rest);
+    let mut burst = Burst::new();
+    burst.push(frame);
+    assert_eq!((pair.tx_burst(&mut burst), pair.counters().tx_errors), (1, 1));
+    assert_answers(&socket, &mut *pair, &pool, &[100, 1472]);
 }
 
 /// A sender finds out by itself, whoever asks the port.
@@ -269,7 +297,10 @@ fn what_cannot_be_opened_says_why_and_what_to_run() {
     let error = |spec: &str| open_in(&wire.ours, &region, spec).err().unwrap().to_string();
     assert!(error("xdp:nothing").contains("no interface nothing; `ip -br link`"));
     assert!(error("xdp:bw1,queues=3").contains("bw1 has 2 receive queues, queues=3 asked for"));
-    assert!(error("xdp:bw1,mode=zero-copy").contains("bw1 cannot do zero-copy"));
+    // Whatever memory there is: hugepages would not help.
+    let told = error("xdp:bw1,mode=zero-copy");
+    assert!(told.contains("bw1 cannot do zero-copy (its driver refuses: Operation not supported"), "{told}");
+    assert!(told.contains("use mode=auto or mode=copy"), "{told}");
     wire.ours.ip("link set bw1 mtu 2000").unwrap();
     let told = error("xdp:bw1");
     assert!(told.contains("MTU 2000 of interface bw1 is too large"), "{told}");
