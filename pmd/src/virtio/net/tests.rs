@@ -135,11 +135,9 @@ fn full_queue_takes_what_fits_and_leaves_the_rest_in_order() {
     assert_eq!(bytes(&burst[0]), bytes(&frame(&pool, 60, 16)));
     let mut received = Burst::new();
     assert_eq!(device.rx_burst(&pool, &mut received, 10), 10);
-    assert_eq!(driver.tx_waiting(), 16, "given back when the device looks again");
-    assert_eq!(device.rx_burst(&pool, &mut received, 6), 6);
     assert_eq!(driver.tx_waiting(), 6);
     assert_eq!(driver.tx_burst(&mut burst), 4);
-    assert_eq!(device.rx_burst(&pool, &mut received, 64), 4);
+    assert_eq!(device.rx_burst(&pool, &mut received, 64), 10);
     for (seed, got) in received.iter().enumerate() {
         assert_eq!(bytes(got), bytes(&frame(&pool, 60, seed)));
     }

@@ -292,7 +292,6 @@ fn frames_come_in_tables_of_every_length() {
             let mut burst = Burst::new();
             assert_eq!(victim.pair.rx_burst(&victim.pool, &mut burst, 64), 1, "{:?}", victim.pair.fault());
             assert_eq!(burst[0].pkt_len(), usize::from(count) * 15 - 12);
-            assert_eq!(victim.receive(), 0, "the look that gives back");
             assert_eq!(victim.queues[1].take_back().len(), 1);
         }
     }
@@ -381,12 +380,11 @@ fn chains_shorter_than_a_header_or_absurdly_long_are_counted_and_given_back() {
             victim.queues[1].offer(&[(buffer, len, 0)]);
         }
         assert_eq!(victim.receive(), 1, "only the last holds a byte");
-        assert_eq!(victim.receive(), 0, "the look that gives back");
         assert_eq!(victim.queues[1].take_back().len(), 4);
         // 15 × 48 KiB overlapping: allowed by the ring's rules, no frame by anybody's.
         let long = (victim.driver.iova().0, 48 << 10, 0);
         victim.queues[1].offer(&[long; 15]);
-        assert_eq!((victim.receive(), victim.receive()), (0, 0));
+        assert_eq!(victim.receive(), 0);
         assert_eq!((victim.pair.counters().rx_errors, victim.pair.fault()), (4, None));
         assert_eq!(victim.queues[1].take_back().len(), 1, "given back all the same");
         assert_eq!(victim.pool.levels().free, victim.pool.levels().mbufs);

@@ -57,9 +57,6 @@ fn receive<R: DeviceRing, const READ: bool>(
     burst: &mut Burst,
     budget: usize,
 ) -> usize {
-    // What was taken last time is given back only now: no frame of it waited for that, and a burst that brings none gives
-    // back what the last one took.
-    counters.notifications += u64::from(ring.publish());
     // An error has stopped the queue; `fault` tells.
     let Ok(chains) = ring.fetch(budget.min(burst.remaining_capacity()), false) else { return 0 };
     if chains.is_empty() {
@@ -110,6 +107,7 @@ fn receive<R: DeviceRing, const READ: bool>(
         }
         ring.give_back_read(chain);
     }
+    counters.notifications += u64::from(ring.publish());
     let frames = burst.len() - before;
     counters.rx_packets += frames as u64;
     counters.rx_bytes += bytes as u64;

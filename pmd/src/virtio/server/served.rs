@@ -137,10 +137,7 @@ impl Served {
     }
 
     fn let_go(&mut self) -> Position {
-        let mut queue = self.queue.take();
-        if let Some(queue) = &mut queue {
-            with_ring!(queue, ring => ring.publish());
-        }
+        let queue = self.queue.take();
         self.faults += u64::from(queue.as_ref().is_some_and(|queue| queue.fault().is_some()));
         queue.map_or(Position::default(), |queue| queue.position())
     }
