@@ -30,7 +30,7 @@ use crate::programs::ping::PingArgs;
 use crate::programs::resolve::ResolveArgs;
 use crate::programs::rxonly::RxOnlyArgs;
 use crate::programs::{echo, generator, http, l2fwd, load, ping, resolve, rxonly};
-use crate::{doctor, dump, hist};
+use crate::{doctor, dump, hist, show, stop};
 
 /// Programs that may have a table in the configuration file.
 pub const PROGRAMS: [&str; 9] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load", "http", "ping", "resolve"];
@@ -57,6 +57,7 @@ Examples:
   bywash l2fwd --port pcap:in=a.pcap,speed=original --port tap:bw0
   bywash dump tap:bw0 -w - | wireshark -k -i -         look into an engine that runs
   bywash hist before.hlog after.hlog --plot ab.png     two runs side by side
+  bywash show ports --watch 1                          the rates of an engine that runs
   bywash gen --port vhost-user:/tmp/x.sock --rate 1M --seconds 10 --json
   bywash echo --port tap:bw0 --ip 10.0.0.2/24
   bywash http --port tap:bw0 --ip 10.0.0.2/24 --root /srv/www
@@ -99,6 +100,10 @@ pub enum Command {
     Dump(dump::Args),
     /// Show what runs left behind: percentiles, comparisons, pictures, reports
     Hist(hist::Args),
+    /// Show what a running engine does: its loops, ports, queues, memory, drops, latencies, configuration
+    Show(show::Args),
+    /// End a running engine as Ctrl-C does: it finishes what is under way and prints its report
+    Stop(stop::Args),
     /// Say what keeps a port from opening on this machine, and the command that fixes it
     Doctor(doctor::Args),
 }

@@ -17,17 +17,21 @@
 //! | [`report`] | a run as a page of HTML |
 //! | [`doctor`] | what is wrong with this machine |
 //! | [`dump`] | what passes a port of a running engine |
+//! | [`show`], [`stop`] | a running engine's figures, and its end |
 
 pub mod cli;
 pub mod commands;
 pub mod doctor;
 pub mod dump;
 pub mod hist;
+pub mod engines;
 pub mod output;
 pub mod picture;
 pub mod programs;
 pub mod report;
 pub mod session;
+pub mod show;
+pub mod stop;
 
 pub use {door, engine, stack};
 

@@ -183,6 +183,7 @@ impl Session {
                 || self.length.is_some_and(|length| elapsed >= length)
                 || (self.ends_itself && running.is_done())
                 || (!self.ends_itself && have_ended(&running))
+                || running.stop_wanted()
                 || running.has_died();
             if is_over {
                 return Ok((running, elapsed));

@@ -16,11 +16,15 @@ mod ask;
 mod directory;
 mod requests;
 mod server;
+mod show;
+mod view;
 
-pub use ask::{AskError, ask};
+pub use ask::{AskError, ask, ask_line};
 pub use directory::{ControlError, Folder, runtime_folder};
 pub(crate) use requests::handlers;
 pub(crate) use server::Server;
+pub use show::Subject;
+pub(crate) use view::{Facts, PortFacts, View};
 
 use std::path::PathBuf;
 

@@ -71,14 +71,14 @@ impl Lcore {
             let busy = self.turn(now, pool);
             self.account(now, busy);
             if self.outbox.is_wanted() {
-                self.publish();
+                self.publish(pool);
             }
             if !busy && self.idler.sleeps() {
                 self.rest(now);
             }
         }
         self.nodes.iter_mut().flat_map(|node| &mut node.lanes).for_each(|lane| lane.queue_pair.quiesce());
-        self.collect();
+        self.collect(pool);
     }
 
     /// Begins or ends a capture of one of its lanes.
@@ -190,14 +190,18 @@ impl Lcore {
 
     /// Hands the report to the reader who asked, and goes on in an empty one.
     #[cold]
-    fn publish(&mut self) {
-        self.collect();
+    fn publish(&mut self, pool: &HomePool) {
+        self.collect(pool);
+        for lane in self.nodes.iter_mut().flat_map(|node| &mut node.lanes) {
+            self.report.queues[lane.row].tx_waiting = lane.queue_pair.tx_waiting() as u64;
+        }
         self.outbox.exchange(&mut self.report, |next, full| next.continue_from(full));
     }
 
     /// Brings the report up to date with what drivers and programs count.
-    fn collect(&mut self) {
+    fn collect(&mut self, pool: &HomePool) {
         self.report.taken = Tsc::now();
+        self.report.pools = [Some(pool.levels()), pool.large_levels()];
         self.report.counters.clear();
         for node in &self.nodes {
             node.program.counters(&mut |name, count| self.report.counters.add(name, count));

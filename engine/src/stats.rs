@@ -12,12 +12,15 @@
 
 mod collector;
 mod mailbox;
+mod monitor;
 mod rest;
 
 pub use collector::{Collector, CoreSnapshot, PortLabel, PortSnapshot, Snapshot};
 pub use mailbox::{Harvest, Inbox, Outbox, mailbox};
+pub(crate) use monitor::Monitor;
 pub use rest::{Rest, Wake};
 
+use pmd::mem::PoolLevels;
 use pmd::port::{QueueCounters, QueueFault};
 
 use crate::latency::Latencies;
@@ -86,6 +89,8 @@ pub struct QueueReport {
     pub counters: QueueCounters,
     /// Frames that were to leave by this queue and that the loop dropped, as the queue took no more.
     pub tx_dropped: u64,
+    /// Descriptors of the transmit queue that were taken at the time of the report.
+    pub tx_waiting: u64,
     /// Why the driver stopped the queue, if it did.
     pub fault: Option<QueueFault>,
 }
@@ -117,6 +122,8 @@ pub struct CoreReport {
     pub rest: Rest,
     /// Its queue pairs.
     pub queues: Vec<QueueReport>,
+    /// Its mbufs: the usual ones, and the long ones where a program sends frames of 64 KiB. `None` before the first report.
+    pub pools: [Option<PoolLevels>; 2],
     /// What its programs count.
     pub counters: Counters,
     /// Frames dropped by the loop and by programs, by reason; the driver's are in `queues`.
@@ -150,6 +157,7 @@ impl CoreReport {
                 .iter()
                 .map(|&(port, queue)| QueueReport { port, queue, ..QueueReport::default() })
                 .collect(),
+            pools: [None; 2],
             counters: Counters::new(),
             drops: Counters::new(),
             latencies: Latencies::new(latencies),
@@ -177,6 +185,7 @@ impl CoreReport {
         self.full_bursts = before.full_bursts;
         self.rest = before.rest;
         self.queues.clone_from(&before.queues);
+        self.pools = before.pools;
         self.counters.0.clone_from(&before.counters.0);
         self.drops.0.clone_from(&before.drops.0);
     }

@@ -88,7 +88,7 @@ pub struct OutputFlags {
     #[arg(long)]
     pub json: bool,
 
-    /// What other commands call this engine (bywash dump) [default: PROGRAM-PROCESS]
+    /// What other commands call this engine (bywash show, stop, dump) [default: PROGRAM-PROCESS]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 

@@ -35,6 +35,8 @@ pub fn run(command: Command, file: Config) -> Result<ExitCode, Failure> {
         Command::Resolve(args) => resolve::run(&args, file),
         Command::Dump(args) => crate::dump::run(&args),
         Command::Hist(args) => crate::hist::run(&args),
+        Command::Show(args) => crate::show::run(&args),
+        Command::Stop(args) => crate::stop::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args).map_err(Failure::run),
     }
 }

@@ -2,27 +2,11 @@
 
 use std::process::ExitCode;
 
-use engine::control::{AskError, Folder, ask, runtime_folder};
+use engine::control::{Folder, runtime_folder};
 use serde_json::{Value, json};
 
 use crate::cli::Failure;
-
-/// An engine and what it says of itself.
-type Engine = (Folder, Value);
-
-/// The engines that answer, with what they say of themselves; and those that we may not ask.
-fn running() -> Result<(Vec<Engine>, Vec<String>), Failure> {
-    let parent = runtime_folder().map_err(Failure::run)?;
-    let (mut engines, mut forbidden) = (Vec::new(), Vec::new());
-    for folder in Folder::all(&parent) {
-        match ask(&folder, "engine", &json!({})) {
-            Ok((engine, _)) => engines.push((folder, engine)),
-            Err(AskError::Permission { name, .. }) => forbidden.push(name),
-            Err(error) => log::info!("{error}"),
-        }
-    }
-    Ok((engines, forbidden))
-}
+use crate::engines::{Engine, none, running};
 
 /// Prints them.
 pub(super) fn list(as_json: bool) -> Result<ExitCode, Failure> {
@@ -79,13 +63,7 @@ pub(super) fn find(name: Option<&str>, port: &str) -> Result<Folder, Failure> {
     let with_port: Vec<&Engine> = engines.iter().filter(|(_, engine)| has_port(engine)).collect();
     match with_port[..] {
         [(folder, _)] => Ok(folder.clone()),
-        [] if engines.is_empty() && forbidden.is_empty() => Err(Failure::run(
-            "no engine runs here; start one, or set BYWASH_RUNTIME_DIR as it was set for it",
-        )),
-        [] if engines.is_empty() => Err(Failure::run(format!(
-            "the engines that run ({}) belong to another user; try sudo",
-            forbidden.join(", ")
-        ))),
+        [] if engines.is_empty() => Err(none(&forbidden)),
         [] => Err(Failure::run(format!("no engine has a port {port:?}; `bywash dump` lists them"))),
         _ => Err(Failure::usage(format!(
             "{} have a port {port:?}; say which with --engine NAME",

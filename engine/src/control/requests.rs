@@ -1,20 +1,30 @@
-//! What can be asked: `engine` (who are you, which ports), `dump` (a capture of one of them).
+//! What can be asked: `engine` (who are you, which ports), `show` (figures), `stop`, `dump` (a capture of a port).
 
 use std::io::{self, BufWriter, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Control;
 use super::server::{Client, Handler, Patient};
+use super::show::{Subject, show};
+use super::view::View;
 use crate::capture::{CaptureSpec, Captures, Ways};
 use crate::launch::SharedPorts;
 
 /// The shortest snapshot length: an Ethernet header.
 const MIN_SNAPLEN: u32 = 14;
+
+/// `{"request":"show"}`.
+#[derive(Debug, Deserialize)]
+struct Show {
+    what: Subject,
+    /// Whether latencies come with their histograms.
+    #[serde(default)]
+    histograms: bool,
+}
 
 /// `{"request":"dump"}`.
 #[derive(Debug, Deserialize)]
@@ -29,33 +39,29 @@ struct Dump {
 
 /// All of an engine.
 pub(crate) fn handlers(
-    control: &Control,
-    ports: &SharedPorts,
+    view: &Arc<View>,
     captures: &Arc<Captures>,
     stopping: &Arc<AtomicBool>,
 ) -> Vec<(&'static str, Handler)> {
-    let described = Arc::clone(ports);
-    let facts = json!({ "name": control.name, "program": control.program, "pid": std::process::id() });
-    let engine: Handler = Box::new(move |_, client: Client<'_>| {
-        let mut answer = facts.clone();
-        answer["ports"] = describe(&described);
-        client.accept(answer).map(drop)
+    let shown = Arc::clone(view);
+    let engine: Handler = Box::new(move |_, client: Client<'_>| client.accept(shown.itself()).map(drop));
+    let shown = Arc::clone(view);
+    let show: Handler =
+        Box::new(move |request, client: Client<'_>| match serde_json::from_value::<Show>(request.clone()) {
+            Ok(Show { what, histograms }) => client.accept(show(&shown, what, histograms)).map(drop),
+            Err(error) => client.refuse(&format!("a request to show something: {error}")),
+        });
+    let ended = Arc::clone(view);
+    let stop: Handler = Box::new(move |_, client: Client<'_>| {
+        log::warn!("{} asks for the end", client.who());
+        // ORDERING: Relaxed. A flag on its own. Partner: `Running::stop_wanted`.
+        ended.stop_wanted.store(true, Ordering::Relaxed);
+        client.accept(ended.itself()).map(drop)
     });
-    let (ports, captures, stopping) = (Arc::clone(ports), Arc::clone(captures), Arc::clone(stopping));
+    let (ports, captures, stopping) = (Arc::clone(&view.ports), Arc::clone(captures), Arc::clone(stopping));
     let dump: Handler =
         Box::new(move |request, client: Client<'_>| dump(request, client, &ports, &captures, &stopping));
-    vec![("engine", engine), ("dump", dump)]
-}
-
-fn describe(ports: &SharedPorts) -> Value {
-    let describe = |(index, port): (usize, &_)| {
-        let port = crate::launch::lock(port);
-        let info = port.info();
-        let mac = info.mac.map(|byte| format!("{byte:02x}")).join(":");
-        let link = format!("{:?}", port.link()).to_lowercase();
-        json!({ "port": index, "name": port.name(), "driver": info.driver, "mac": mac, "mtu": info.mtu, "link": link })
-    };
-    ports.iter().enumerate().map(describe).collect()
+    vec![("engine", engine), ("show", show), ("stop", stop), ("dump", dump)]
 }
 
 fn dump(

@@ -53,6 +53,14 @@ impl Client<'_> {
         self.write_line(&json!({ "bywash": VERSION, "ok": false, "error": error }))
     }
 
+    /// Who asks, for the log: what the kernel says of the process that connected.
+    pub(crate) fn who(&self) -> String {
+        match rustix::net::sockopt::socket_peercred(&self.stream) {
+            Ok(peer) => format!("process {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
+            Err(_) => "a process".to_owned(),
+        }
+    }
+
     fn write_line(&mut self, line: &Value) -> io::Result<()> {
         let mut text = line.to_string();
         text.push('\n');

@@ -11,7 +11,7 @@ use stack::Service;
 
 use super::pools::{CorePools, PoolsConfig};
 use super::running::Running;
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, Facts, PortFacts};
 use crate::idle::Idle;
 use crate::program::{Program, ProgramError};
 use crate::queue::deal::Terms;
@@ -134,6 +134,8 @@ pub(super) struct Plan {
     pub data_room_bytes: u32,
     /// Whether other processes may ask it.
     pub control: Option<Control>,
+    /// What they are told of how it was built.
+    pub facts: Facts,
 }
 
 /// An engine to be.
@@ -384,6 +386,7 @@ impl Engine {
             pool_configs.iter().map(|config| CorePools::new(&region, config)).collect::<Result<_, _>>()?;
         let ports = self.open_ports(&region)?;
         let terms = self.ports.iter().map(|port| port.terms).collect();
+        let facts = self.facts(&region);
         let Self { lcores, burst, latency, gro, idle, data_room_bytes, control, .. } = self;
         Running::launch(Plan {
             lcores,
@@ -397,7 +400,32 @@ impl Engine {
             terms,
             data_room_bytes,
             control,
+            facts,
         })
+    }
+
+    fn facts(&self, region: &Region) -> Facts {
+        let port = |port: &PortPlan| PortFacts {
+            spec: port.spec.clone(),
+            rxd: port.rxd,
+            txd: port.txd,
+            cores: port.terms.cores,
+            steered: port.terms.flows || port.terms.owner_of.is_some(),
+            prioritised: port.terms.priority.is_some(),
+        };
+        let ends = |lcore: &LcorePlan| lcore.nodes.iter().flat_map(|(_, ends)| ends).copied().collect();
+        Facts {
+            burst: self.burst,
+            latency: self.latency,
+            idle: self.idle,
+            gro: self.gro,
+            data_room_bytes: self.data_room_bytes,
+            numa_node: self.numa_node,
+            region_bytes: region.len_bytes(),
+            page_bytes: region.page_size().bytes(),
+            ports: self.ports.iter().map(port).collect(),
+            lcores: self.lcores.iter().map(|lcore| (lcore.cpu, ends(lcore))).collect(),
+        }
     }
 
     fn check(&self) -> Result<(), StartError> {

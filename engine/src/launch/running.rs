@@ -15,7 +15,7 @@ use super::builder::{LcorePlan, Plan, StartError};
 use super::keeper::{Keeper, PortNews, PortRef, Shared, lock};
 use super::pools::CorePools;
 use crate::capture::Captures;
-use crate::control::{self, Control, ControlError, Folder, Server, runtime_folder};
+use crate::control::{self, Control, ControlError, Facts, Folder, Server, View, runtime_folder};
 use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
@@ -25,11 +25,8 @@ use crate::offload::segmenting::Segmenting;
 use crate::program::Lane;
 use crate::queue::arrange::arrangement;
 use crate::queue::deal::{Terms, deal};
-use crate::stats::{Collector, CoreReport, PortLabel, Snapshot, mailbox};
+use crate::stats::{Collector, CoreReport, Monitor, PortLabel, Snapshot, mailbox};
 use crate::tsc::Tsc;
-
-/// How long a snapshot waits for the loops: a turn is microseconds, a loop that was descheduled some milliseconds.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why an engine did not stop as it should. Everything that could be given back was.
 #[derive(Debug, Error)]
@@ -58,7 +55,9 @@ pub enum StopError {
 pub struct Running {
     tsc: Tsc,
     signals: Arc<Signals>,
-    collector: Collector,
+    monitor: Arc<Monitor>,
+    /// Somebody outside wants it to stop.
+    stop_wanted: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Lcore>>,
     /// Of the loops, which may sleep.
     bells: Vec<Arc<CoreBell>>,
@@ -73,7 +72,7 @@ pub struct Running {
 impl Running {
     pub(super) fn launch(plan: Plan) -> Result<Self, StartError> {
         let Plan { lcores: plans, burst: budget, latency, idle, tsc, pools, mut ports, terms, .. } = plan;
-        let (data_room_bytes, control) = (plan.data_room_bytes, plan.control);
+        let (data_room_bytes, control, facts) = (plan.data_room_bytes, plan.control, plan.facts);
         let bells: Vec<Arc<CoreBell>> = plans.iter().map(|plan| Arc::clone(&plan.bell)).collect();
         if idle != Idle::Poll {
             bells.iter().try_for_each(|bell| bell.open()).map_err(StartError::Bell)?;
@@ -134,12 +133,13 @@ impl Running {
         }
         // ORDERING: Relaxed. Before any thread exists.
         signals.unfinished.store(lcores.len(), Ordering::Relaxed);
-        let collector = Collector::new(tsc, labels, inboxes);
+        let monitor = Arc::new(Monitor::new(Collector::new(tsc, labels, inboxes)));
         let ports: Shared = ports.into_iter().map(Mutex::new).collect();
         let mut running = Self {
             tsc,
             signals,
-            collector,
+            monitor,
+            stop_wanted: Arc::default(),
             threads: Vec::new(),
             bells,
             ports,
@@ -153,7 +153,7 @@ impl Running {
             running.threads.push(spawn(index, lcore, pool)?);
         }
         if let Some(control) = control {
-            running.server = running.listen(&control, boards.clone(), members)?;
+            running.server = running.listen(&control, facts, boards.clone(), members)?;
         }
         let keeper = Keeper::start(Arc::clone(&running.ports), boards).map_err(StartError::Keeper)?;
         running.keeper = Some(keeper);
@@ -164,14 +164,23 @@ impl Running {
     fn listen(
         &self,
         control: &Control,
+        facts: Facts,
         boards: Vec<Board>,
         members: Vec<Vec<usize>>,
     ) -> Result<Option<Server>, ControlError> {
         let stopping = Arc::<AtomicBool>::default();
         let captures = Arc::new(Captures::new(boards, members, self.tsc, Arc::clone(&stopping)));
+        let view = Arc::new(View {
+            name: control.name.clone(),
+            program: control.program.clone(),
+            facts,
+            monitor: Arc::clone(&self.monitor),
+            ports: Arc::clone(&self.ports),
+            stop_wanted: Arc::clone(&self.stop_wanted),
+        });
         let parent = control.folder.clone().map_or_else(runtime_folder, Ok);
         let started = parent.and_then(|parent| Folder::new(&parent, &control.name)).and_then(|folder| {
-            let handlers = control::handlers(control, &self.ports, &captures, &stopping);
+            let handlers = control::handlers(&view, &captures, &stopping);
             Server::start(&folder, stopping, handlers)
         });
         match started {
@@ -181,6 +190,14 @@ impl Running {
             }
             started => started.map(Some),
         }
+    }
+
+    /// Whether somebody has asked for its end on the control socket. Whoever owns the engine looks here now and then, and
+    /// [`finish`](Self::finish)es it.
+    #[must_use]
+    pub fn stop_wanted(&self) -> bool {
+        // ORDERING: Relaxed. A flag on its own. Partner: the request `stop`.
+        self.stop_wanted.load(Ordering::Relaxed)
     }
 
     /// The scale of its clock.
@@ -203,7 +220,7 @@ impl Running {
     /// What every core and port did until now. Waits for the loops some microseconds, at most 200 ms; they wait for
     /// nothing.
     pub fn snapshot(&mut self) -> Snapshot {
-        let mut snapshot = self.collector.collect(SNAPSHOT_TIMEOUT);
+        let mut snapshot = self.monitor.collect();
         snapshot.port_events = self.port_events();
         snapshot
     }
@@ -260,7 +277,7 @@ impl Running {
         let lcores: Vec<Option<Lcore>> = self.threads.drain(..).map(|thread| thread.join().ok()).collect();
         let dead = lcores.iter().position(Option::is_none);
         let last = lcores.iter().map(|lcore| lcore.as_ref().map(|lcore| (*lcore.report).clone())).collect();
-        let mut snapshot = self.collector.finish(last);
+        let mut snapshot = self.monitor.finish(last);
         snapshot.port_events = self.port_events();
         // The devices first, while the queue pairs still hold what is posted.
         let mut refused = None;

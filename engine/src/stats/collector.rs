@@ -26,6 +26,21 @@ pub struct PortSnapshot {
     pub total: QueueReport,
 }
 
+impl PortSnapshot {
+    /// Frames that its queues, or a loop for want of room in them, dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let QueueCounters { rx_errors, tx_errors, tx_lost, netem_lost, .. } = self.total.counters;
+        [
+            ("tx_dropped", self.total.tx_dropped),
+            ("rx_errors", rx_errors),
+            ("tx_errors", tx_errors),
+            ("tx_lost", tx_lost),
+            ("netem_lost", netem_lost),
+        ]
+        .into_iter()
+    }
+}
+
 /// One loop.
 #[derive(Clone, Debug)]
 pub struct CoreSnapshot {
@@ -62,19 +77,9 @@ impl Snapshot {
     #[must_use]
     pub fn drops(&self) -> Counters {
         let mut drops = self.summed(|core| &core.total.drops);
-        for PortSnapshot { total, .. } in &self.ports {
-            let QueueCounters { rx_errors, tx_errors, tx_lost, netem_lost, .. } = total.counters;
-            for (reason, count) in [
-                ("tx_dropped", total.tx_dropped),
-                ("rx_errors", rx_errors),
-                ("tx_errors", tx_errors),
-                ("tx_lost", tx_lost),
-                ("netem_lost", netem_lost),
-            ] {
-                if count > 0 {
-                    drops.add(reason, count);
-                }
-            }
+        for (reason, count) in self.ports.iter().flat_map(PortSnapshot::drops).filter(|(_, count)| *count > 0)
+        {
+            drops.add(reason, count);
         }
         drops
     }
@@ -148,11 +153,27 @@ impl Collector {
     /// Asks all loops for a report and waits for them, at most `timeout` in all. A loop that does not answer is
     /// marked silent; what it recorded is in a later snapshot.
     pub fn collect(&mut self, timeout: Duration) -> Snapshot {
+        let silent = self.ask(timeout);
+        self.snapshot(&silent)
+    }
+
+    /// As [`collect`](Self::collect), for a second reader: the interval goes on, and the snapshot has none of its own.
+    pub fn look(&mut self, timeout: Duration) -> Snapshot {
+        let silent = self.ask(timeout);
+        let of = |(core, &silent): (&Core, &bool)| CoreSnapshot {
+            total: core.total.clone(),
+            interval: Latencies::new(&[]),
+            silent,
+        };
+        let cores = self.cores.iter().zip(&silent).map(of).collect();
+        self.describe(Instant::now(), Duration::ZERO, cores)
+    }
+
+    fn ask(&mut self, timeout: Duration) -> Vec<bool> {
         // First ask them all, so that they answer side by side and for nearly the same moment.
         self.cores.iter_mut().for_each(|core| core.inbox.request());
         let deadline = Instant::now() + timeout;
-        let silent: Vec<bool> = self.cores.iter_mut().map(|core| core.harvest(deadline)).collect();
-        self.snapshot(&silent)
+        self.cores.iter_mut().map(|core| core.harvest(deadline)).collect()
     }
 
     /// Takes in what the loops returned when they ended, in their order, and makes the last snapshot. A loop that
@@ -177,6 +198,10 @@ impl Collector {
                 CoreSnapshot { total: core.total.clone(), interval, silent }
             })
             .collect();
+        self.describe(now, interval, cores)
+    }
+
+    fn describe(&self, now: Instant, interval: Duration, cores: Vec<CoreSnapshot>) -> Snapshot {
         Snapshot {
             elapsed: now - self.started,
             interval,
@@ -241,6 +266,7 @@ fn port_sums(labels: &[PortLabel], cores: &[CoreSnapshot]) -> Vec<PortSnapshot> 
         if let Some(port) = ports.get_mut(queue.port) {
             port.total.counters.add(&queue.counters);
             port.total.tx_dropped += queue.tx_dropped;
+            port.total.tx_waiting += queue.tx_waiting;
             port.total.fault = port.total.fault.or(queue.fault);
         }
     }

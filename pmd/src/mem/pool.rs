@@ -386,6 +386,12 @@ impl HomePool {
         let stacked = unsafe { inner.stack.with(|stack| stack.len) };
         PoolLevels { mbufs: inner.mbufs, free: stacked + inner.returns.len() }
     }
+
+    /// The same of the pool [beside this one](Self::with_large), if there is one.
+    #[must_use]
+    pub fn large_levels(&self) -> Option<PoolLevels> {
+        self.large.as_deref().map(HomePool::levels)
+    }
 }
 
 impl Drop for HomePool {
