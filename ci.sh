@@ -23,6 +23,7 @@ readonly PACKAGES=(
     gcc libc6-dev                               # the linker and C library that rustc uses
     g++                                         # libFuzzer, which the fuzz targets are linked with
     dpdk                                        # testpmd, the peer of the vhost-user ports
+    dpdk-dev                                    # dpdk-telemetry.py, which our telemetry socket answers
     qemu-system-x86 busybox-static cpio zstd    # the guest in which VFIO is real, and its initramfs
     kmod pciutils iproute2                      # modprobe, lspci, ip: what hugepage-setup.sh calls
     util-linux bsdutils findutils               # flock, setpriv, script, find: the same script and its tests
@@ -54,14 +55,14 @@ Usage: ./ci.sh <job>...
   doc      rustdoc without warnings
   deny     licences, banned and duplicate crates, registries, security advisories
   test     unit, documentation and integration tests that need neither root nor hardware
-  hist     our latency files, read back by HdrHistogram's Python package
+  hist     our latency files and metrics, read back by the Python packages of HdrHistogram and Prometheus
   scripts  hugepage-setup.sh over a fake /sys, and for real when root
   examples start every file in configs/; run every program in apps/examples/
   model    loom on the lock-free rings; property tests with many more cases
   sim      the stack against itself on thousands of bad networks, and against plain smoltcp; 100,000 connections leak nothing
   fuzz     the tests of drivers and door, liars on the other side among them, and the fuzz targets, under AddressSanitizer
   netns    the running kernel at the other end of our TAP and AF_XDP ports, in network namespaces
-  dpdk     DPDK's testpmd on the other end of our vhost-user ports
+  dpdk     DPDK's testpmd on the other end of our vhost-user ports; dpdk-telemetry.py on our telemetry socket
   vm       VFIO in a QEMU guest with a virtual IOMMU; the kernel as client of servers there
   bench    every benchmark; in a short form that measures nothing of worth when part of all
   readme   run the README's marked commands
@@ -150,13 +151,13 @@ job_test() {
 
 job_hist() {
     local venv="$TARGET_DIR/hist-venv"
-    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import hdrh'; then
-        if ! { python3 -m venv "$venv" && "$venv/bin/pip" -q install hdrhistogram; }; then
-            skip hist 'no virtual environment with the Python package hdrhistogram can be made here'
+    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import hdrh, prometheus_client'; then
+        if ! { python3 -m venv "$venv" && "$venv/bin/pip" -q install hdrhistogram prometheus_client; }; then
+            skip hist 'no virtual environment with the Python packages hdrhistogram and prometheus_client can be made here'
             return
         fi
     fi
-    BYWASH_PYTHON="$venv/bin/python" cargo_test_some --locked -p bywash --test hist
+    BYWASH_PYTHON="$venv/bin/python" cargo_test_some --locked -p bywash --test hist --test metrics
 }
 
 job_examples() {

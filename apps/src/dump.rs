@@ -36,7 +36,7 @@ use output::Output;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long an engine that was asked to end the capture may take.
-const END_WITHIN: Duration = Duration::from_secs(3);
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// What `bywash dump` was asked.
 #[derive(Debug, clap::Args)]

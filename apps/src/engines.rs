@@ -19,6 +19,7 @@ pub fn running() -> Result<(Vec<Engine>, Vec<String>), Failure> {
         match ask_line(&folder, "engine", &json!({})) {
             Ok(engine) => engines.push((folder, engine)),
             Err(AskError::Permission { name, .. }) => forbidden.push(name),
+            Err(error @ AskError::NoAnswer { .. }) => log::warn!("{error}"),
             Err(error) => log::info!("{error}"),
         }
     }

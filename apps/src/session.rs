@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::control::Control;
+use engine::control::{Control, telemetry_folder};
 use engine::stats::Snapshot;
 use engine::{Engine, Running, StopError};
 use pmd::port::Input;
@@ -133,6 +133,13 @@ impl Session {
             name: output.name.clone().unwrap_or_else(|| format!("{}-{}", self.program, std::process::id())),
             program: self.program.to_owned(),
             folder: None,
+            telemetry: output
+                .telemetry
+                .as_deref()
+                .map(telemetry_folder)
+                .transpose()
+                .map_err(Failure::usage)?,
+            metrics: output.metrics,
             required: output.name.is_some(),
         });
         let running = engine.start().map_err(Failure::run)?;
@@ -269,6 +276,11 @@ impl<'a> Show<'a> {
 
     /// Says which ports opened.
     fn banner(&self, running: &Running) {
+        if let Some(address) = running.metrics()
+            && !self.output.quiet
+        {
+            eprintln!("metrics at http://{address}/metrics");
+        }
         if self.output.json || self.output.quiet {
             return;
         }

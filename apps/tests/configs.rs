@@ -1,4 +1,4 @@
-//! Every file in `configs/` starts with the command that its first line names.
+//! Every TOML file in `configs/` starts with the command that its first line names.
 //!
 //! Ports that this machine may not have are replaced on the command line, and hugepages by ordinary pages; everything
 //! else is read, checked and run as it stands.
@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     files
 }

@@ -1,37 +1,15 @@
 //! `bywash dump` beside a running engine, as a user meets it.
 
+mod beside;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
+use beside::{Traffic, bywash, finish, run, signal_process};
 use pmd::pcap::Reader;
-
-/// Long enough for a machine that does other things too.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn bywash(folder: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bywash"));
-    command.args(line.split_whitespace()).env("BYWASH_RUNTIME_DIR", folder);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Waits for the end, reading all that is said, and kills the process if that does not come.
-fn finish(child: Child) -> Output {
-    let pid = child.id().to_string();
-    let (done, output) = mpsc::channel();
-    std::thread::spawn(move || done.send(child.wait_with_output()));
-    match output.recv_timeout(LIMIT) {
-        Ok(output) => output.unwrap(),
-        Err(_) => {
-            Command::new("kill").args(["-KILL", &pid]).status().unwrap();
-            panic!("still running after {LIMIT:?}: {:?}", output.recv().unwrap().unwrap().stderr);
-        }
-    }
-}
 
 /// Starts a dump and waits until it captures, and some more.
 fn capturing(folder: &Path, line: &str) -> (Child, String) {
@@ -46,49 +24,10 @@ fn capturing(folder: &Path, line: &str) -> (Child, String) {
     (child, said)
 }
 
-/// An engine with traffic, 20,000 frames a second through `loop:a` and `loop:b`; killed in the end.
-struct Traffic(Child);
-
-impl Traffic {
-    fn start(folder: &Path, name: &str) -> Self {
-        let line = format!("demo --name {name} --rate 20k --seconds 120 --quiet");
-        let this =
-            Traffic(bywash(folder, &line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let socket = folder.join(name).join("control.sock");
-        let deadline = Instant::now() + LIMIT;
-        while !socket.exists() {
-            assert!(Instant::now() < deadline, "no {}", socket.display());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        this
-    }
-
-    fn signal(&self, signal: &str) {
-        signal_process(&self.0, signal);
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn signal_process(process: &Child, signal: &str) {
-    assert!(Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap().success());
-}
-
 fn frames(path: &Path) -> u64 {
     let mut reader = Reader::new(File::open(path).unwrap()).unwrap();
     while reader.next(|frame| assert!(frame.way.is_some() && frame.time_ns > 1 << 60)).unwrap().is_some() {}
     reader.frames()
-}
-
-fn run(folder: &Path, line: &str) -> (Option<i32>, String, String) {
-    let output = finish(bywash(folder, line).spawn().unwrap());
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 #[test]

@@ -12,20 +12,27 @@
 //! The loops have no part in it. Who may connect is a matter of the folder's and the socket's permissions: their owner and
 //! group.
 
+mod acceptor;
 mod ask;
 mod directory;
+mod metrics;
 mod requests;
 mod server;
 mod show;
+mod telemetry;
 mod view;
 
 pub use ask::{AskError, ask, ask_line};
 pub use directory::{ControlError, Folder, runtime_folder};
+pub(crate) use metrics::Metrics;
 pub(crate) use requests::handlers;
 pub(crate) use server::Server;
 pub use show::Subject;
-pub(crate) use view::{Facts, PortFacts, View};
+pub(crate) use telemetry::Telemetry;
+pub use telemetry::telemetry_folder;
+pub(crate) use view::{Facts, LcoreFacts, PortFacts, View};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Version of the protocol: what `bywash` says in requests and answers.
@@ -40,6 +47,10 @@ pub struct Control {
     pub program: String,
     /// Below which folder its own is; `None`: [`runtime_folder`].
     pub folder: Option<PathBuf>,
-    /// Whether the engine refuses to start without; else the reason is logged and it runs all the same.
+    /// Where to speak DPDK's telemetry protocol besides, if anywhere: [`telemetry_folder`].
+    pub telemetry: Option<PathBuf>,
+    /// Where to serve a page of metrics for Prometheus besides, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Whether the engine refuses to start without its control socket; else the reason is logged and it runs all the same.
     pub required: bool,
 }

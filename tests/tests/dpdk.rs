@@ -6,6 +6,8 @@
 
 #[path = "dpdk/queues.rs"]
 mod queues;
+#[path = "dpdk/telemetry.rs"]
+mod telemetry;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -92,6 +92,15 @@ pub struct OutputFlags {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
+    /// Speak DPDK's telemetry protocol under this file prefix: `dpdk-telemetry.py` finds `rte` (without PREFIX), and any
+    /// other with -f PREFIX
+    #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "rte")]
+    pub telemetry: Option<String>,
+
+    /// Serve a page of metrics for Prometheus at http://ADDRESS:PORT/metrics; who reaches the address may read it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+
     /// No progress line, no plot
     #[arg(short, long)]
     pub quiet: bool,

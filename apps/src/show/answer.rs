@@ -77,7 +77,6 @@ pub(super) struct Port {
     pub queue_pairs: u16,
     pub rx_descriptors: u16,
     pub tx_descriptors: u16,
-    pub features: String,
     pub fault: Option<String>,
     #[serde(flatten)]
     pub counted: Counted,

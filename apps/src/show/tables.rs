@@ -175,10 +175,9 @@ fn ports(now: &Answer, before: Option<(&Answer, f64)>, colour: Colour) -> String
                 port.mtu.to_string(),
                 port.queue_pairs.to_string(),
                 format!("{}/{}", port.rx_descriptors, port.tx_descriptors),
-                port.features.clone(),
             ]
         });
-        let titles = ["", "driver", "MAC", "MTU", "pairs", "rxd/txd", "features"];
+        let titles = ["", "driver", "MAC", "MTU", "pairs", "rxd/txd"];
         text.push('\n');
         text.push_str(&table(&titles, 3, facts.collect(), colour));
     }

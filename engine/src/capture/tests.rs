@@ -86,6 +86,8 @@ fn engine(name: &str, folder: &std::path::Path, sent: &Arc<AtomicU32>) -> crate:
             name: name.to_owned(),
             program: "test".to_owned(),
             folder: Some(folder.to_owned()),
+            telemetry: None,
+            metrics: None,
             required: true,
         },
     );

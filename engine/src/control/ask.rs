@@ -11,7 +11,7 @@ use super::VERSION;
 use super::directory::Folder;
 
 /// How long an engine may take to answer; it may be starting rings of some megabytes.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// The longest first line of an answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -64,7 +64,7 @@ pub enum AskError {
 }
 
 /// Asks the engine in `folder` for `request`, whose further fields are in `fields`. Returns the first line of its answer,
-/// and the stream in which the rest comes. Waits for at most five seconds.
+/// and the stream in which the rest comes. Waits for at most 20 seconds.
 ///
 /// # Errors
 /// [`AskError`].

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,22 @@ pub enum ControlError {
         name: String,
         /// Its folder.
         folder: PathBuf,
+    },
+    /// No telemetry socket.
+    #[error("cannot make DPDK's telemetry socket in {}; if another process of that prefix runs, choose another", folder.display())]
+    Telemetry {
+        /// Where.
+        folder: PathBuf,
+        /// errno.
+        source: io::Error,
+    },
+    /// No metrics.
+    #[error("cannot serve metrics on {address}; is the port free, and the address one of this machine's?")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// errno.
+        source: io::Error,
     },
     /// The system refuses.
     #[error(

@@ -1,20 +1,16 @@
-//! Accepts connections, reads one request of each, and hands it to whoever answers it.
+//! Reads one request of each connection, and hands it to whoever answers it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::VERSION;
+use super::acceptor::{Acceptor, Guest, MAX_CONNECTIONS, Serve};
 use super::directory::{Claim, ControlError, Folder};
-
-/// Connections at a time; one more is told so and closed.
-pub(crate) const MAX_CONNECTIONS: usize = 32;
 
 /// The longest request, in bytes.
 const MAX_REQUEST_BYTES: u64 = 4096;
@@ -24,9 +20,6 @@ const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a client that does not read is waited for before the server looks whether it is to stop.
 pub(super) const WRITE_STEP: Duration = Duration::from_millis(100);
-
-/// How long to wait after a failure to accept: out of file descriptors, mostly.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Answers one kind of request.
 pub(crate) type Handler = Box<dyn Fn(&Value, Client<'_>) -> io::Result<()> + Send + Sync>;
@@ -80,7 +73,7 @@ impl Write for Patient<'_> {
             match self.stream.write(bytes) {
                 // Nothing was taken for a while.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // ORDERING: Relaxed. A flag on its own. Partner: `Server::drop`.
+                    // ORDERING: Relaxed. A flag on its own. Partner: `Acceptor::drop`.
                     if self.stopping.load(Ordering::Relaxed) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
@@ -96,19 +89,9 @@ impl Write for Patient<'_> {
     }
 }
 
-/// What the accepting thread and its connections share.
-struct Shared {
-    handlers: Vec<(&'static str, Handler)>,
-    stopping: Arc<AtomicBool>,
-    connections: AtomicUsize,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
 /// The control socket, open. Dropping it ends all connections and takes the socket away.
 pub(crate) struct Server {
-    shared: Arc<Shared>,
-    socket: PathBuf,
-    thread: Option<JoinHandle<()>>,
+    _acceptor: Acceptor,
     _claim: Claim,
 }
 
@@ -124,83 +107,19 @@ impl Server {
         let failed = |source| ControlError::System { folder: socket.clone(), source };
         let listener = UnixListener::bind(&socket).map_err(failed)?;
         claim.protect().map_err(failed)?;
-        let connections = AtomicUsize::new(0);
-        let shared = Arc::new(Shared { handlers, stopping, connections, threads: Mutex::default() });
-        let accepting = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || accept(&listener, &accepting))
-            .map_err(failed)?;
-        Ok(Self { shared, socket, thread: Some(thread), _claim: claim })
+        let serve: Serve<UnixStream> = Box::new(move |stream, guest| answer(stream, &guest, &handlers));
+        let acceptor = Acceptor::start("control", listener, stopping, serve).map_err(failed)?;
+        Ok(Self { _acceptor: acceptor, _claim: claim })
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // ORDERING: Relaxed. A flag on its own; the threads are joined. Partners: the loads in this file.
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        // A connection wakes the thread that accepts them. If the socket was deleted nothing does, and it stays.
-        if UnixStream::connect(&self.socket).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
-        let mut threads = self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
-    loop {
-        let accepted = listener.accept();
-        // ORDERING: as in `Server::drop`.
-        if shared.stopping.load(Ordering::Relaxed) {
-            return;
-        }
-        match accepted {
-            Ok((stream, _)) => begin(stream, shared),
-            Err(error) => {
-                log::debug!("cannot accept on the control socket: {error}");
-                thread::sleep(RETRY);
-            }
-        }
-    }
-}
-
-/// Gives a connection a thread.
-fn begin(stream: UnixStream, shared: &Arc<Shared>) {
-    let answering = Arc::clone(shared);
-    // ORDERING: Relaxed. A count on its own.
-    let others = shared.connections.fetch_add(1, Ordering::Relaxed);
-    let body = move || {
-        if let Err(error) = answer(stream, others, &answering) {
-            log::debug!("a client of the control socket: {error}");
-        }
-        // ORDERING: Relaxed. A count on its own.
-        answering.connections.fetch_sub(1, Ordering::Relaxed);
-    };
-    match thread::Builder::new().name("control-client".to_owned()).spawn(body) {
-        Ok(thread) => {
-            let mut threads = shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
-            threads.retain(|thread| !thread.is_finished());
-            threads.push(thread);
-        }
-        Err(error) => {
-            shared.connections.fetch_sub(1, Ordering::Relaxed);
-            log::warn!("no thread for a client of the control socket: {error}");
-        }
-    }
-}
-
-fn answer(stream: UnixStream, others: usize, shared: &Shared) -> io::Result<()> {
+fn answer(stream: UnixStream, guest: &Guest<'_>, handlers: &[(&'static str, Handler)]) -> io::Result<()> {
     stream.set_read_timeout(Some(ASK_WITHIN))?;
     stream.set_write_timeout(Some(WRITE_STEP))?;
     let mut line = String::new();
     let read = BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line);
-    let client = Client { stream, stopping: &shared.stopping };
-    if others >= MAX_CONNECTIONS {
+    let client = Client { stream, stopping: guest.stopping };
+    if guest.is_too_many {
         return client.refuse(&format!("{MAX_CONNECTIONS} clients are connected already"));
     }
     match read {
@@ -221,10 +140,10 @@ fn answer(stream: UnixStream, others: usize, shared: &Shared) -> io::Result<()> 
         return client.refuse(&format!("this engine speaks version {VERSION} of the protocol"));
     }
     let name = request["request"].as_str().unwrap_or_default();
-    match shared.handlers.iter().find(|(known, _)| *known == name) {
+    match handlers.iter().find(|(known, _)| *known == name) {
         Some((_, handler)) => handler(&request, client),
         None => {
-            let known: Vec<&str> = shared.handlers.iter().map(|(name, _)| *name).collect();
+            let known: Vec<&str> = handlers.iter().map(|(name, _)| *name).collect();
             client.refuse(&format!("no request is called {name:?}; there are {}", known.join(", ")))
         }
     }

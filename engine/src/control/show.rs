@@ -7,7 +7,7 @@ use pmd::mem::PoolLevels;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::view::{Facts, View, link, mac};
+use super::view::{Facts, LcoreFacts, View, link, mac};
 use crate::latency::Latencies;
 use crate::launch::lock;
 use crate::stats::{CoreSnapshot, Counters, QueueReport, Snapshot};
@@ -196,7 +196,7 @@ fn drops(snapshot: &Snapshot) -> Value {
     json!({ "reasons": named(&snapshot.drops()), "places": places })
 }
 
-fn named(counters: &Counters) -> Value {
+pub(super) fn named(counters: &Counters) -> Value {
     Value::Object(counters.iter().map(|(name, count)| (name.to_owned(), count.into())).collect())
 }
 
@@ -236,10 +236,11 @@ fn config(view: &View) -> Value {
             "priority": port.prioritised,
         })
     });
-    let lcores = facts.lcores.iter().enumerate().map(|(lcore, (cpu, ends))| {
-        let ports: Vec<usize> = ends.iter().map(|(port, _)| *port).collect();
-        json!({ "lcore": lcore, "cpu": cpu, "ports": ports })
-    });
+    let lcores = facts
+        .lcores
+        .iter()
+        .enumerate()
+        .map(|(lcore, LcoreFacts { cpu, ports })| json!({ "lcore": lcore, "cpu": cpu, "ports": ports }));
     let command: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"), "command": command, "burst": facts.burst, "idle": facts.idle.name(),

@@ -25,6 +25,15 @@ pub(crate) struct PortFacts {
     pub prioritised: bool,
 }
 
+/// How a loop was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct LcoreFacts {
+    /// Its processor, if it is pinned.
+    pub cpu: Option<usize>,
+    /// The ports of its programs.
+    pub ports: Vec<usize>,
+}
+
 /// How an engine was built.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
@@ -37,8 +46,7 @@ pub(crate) struct Facts {
     pub region_bytes: usize,
     pub page_bytes: usize,
     pub ports: Vec<PortFacts>,
-    /// The processor of each loop, if it is pinned, and its ends of ports.
-    pub lcores: Vec<(Option<usize>, Vec<(usize, u16)>)>,
+    pub lcores: Vec<LcoreFacts>,
 }
 
 /// A running engine, seen from outside.

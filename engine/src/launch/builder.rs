@@ -11,7 +11,7 @@ use stack::Service;
 
 use super::pools::{CorePools, PoolsConfig};
 use super::running::Running;
-use crate::control::{Control, ControlError, Facts, PortFacts};
+use crate::control::{Control, ControlError, Facts, LcoreFacts, PortFacts};
 use crate::idle::Idle;
 use crate::program::{Program, ProgramError};
 use crate::queue::deal::Terms;
@@ -413,7 +413,10 @@ impl Engine {
             steered: port.terms.flows || port.terms.owner_of.is_some(),
             prioritised: port.terms.priority.is_some(),
         };
-        let ends = |lcore: &LcorePlan| lcore.nodes.iter().flat_map(|(_, ends)| ends).copied().collect();
+        let lcore = |lcore: &LcorePlan| LcoreFacts {
+            cpu: lcore.cpu,
+            ports: lcore.nodes.iter().flat_map(|(_, ends)| ends).map(|(port, _)| *port).collect(),
+        };
         Facts {
             burst: self.burst,
             latency: self.latency,
@@ -424,7 +427,7 @@ impl Engine {
             region_bytes: region.len_bytes(),
             page_bytes: region.page_size().bytes(),
             ports: self.ports.iter().map(port).collect(),
-            lcores: self.lcores.iter().map(|lcore| (lcore.cpu, ends(lcore))).collect(),
+            lcores: self.lcores.iter().map(lcore).collect(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! An engine whose loops turn, and how it ends.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
@@ -15,7 +16,9 @@ use super::builder::{LcorePlan, Plan, StartError};
 use super::keeper::{Keeper, PortNews, PortRef, Shared, lock};
 use super::pools::CorePools;
 use crate::capture::Captures;
-use crate::control::{self, Control, ControlError, Facts, Folder, Server, View, runtime_folder};
+use crate::control::{
+    self, Control, ControlError, Facts, Folder, Metrics, Server, Telemetry, View, runtime_folder,
+};
 use crate::idle::{Idle, Idler};
 use crate::latency::{RESIDENCE, TURN};
 use crate::lcore::{Lcore, Node, Signals};
@@ -64,7 +67,7 @@ pub struct Running {
     ports: Shared,
     keeper: Option<Keeper>,
     /// Answers other processes, if they may ask.
-    server: Option<Server>,
+    outside: Option<Outside>,
     /// Of all loops, until the queue pairs have given back what they held.
     pools: Vec<CorePools>,
 }
@@ -144,7 +147,7 @@ impl Running {
             bells,
             ports,
             keeper: None,
-            server: None,
+            outside: None,
             pools,
         };
         for (index, lcore) in lcores.into_iter().enumerate() {
@@ -153,21 +156,21 @@ impl Running {
             running.threads.push(spawn(index, lcore, pool)?);
         }
         if let Some(control) = control {
-            running.server = running.listen(&control, facts, boards.clone(), members)?;
+            running.outside = Some(running.listen(&control, facts, boards.clone(), members)?);
         }
         let keeper = Keeper::start(Arc::clone(&running.ports), boards).map_err(StartError::Keeper)?;
         running.keeper = Some(keeper);
         Ok(running)
     }
 
-    /// Lets other processes ask; `None` where that cannot be and need not.
+    /// Lets other processes ask.
     fn listen(
         &self,
         control: &Control,
         facts: Facts,
         boards: Vec<Board>,
         members: Vec<Vec<usize>>,
-    ) -> Result<Option<Server>, ControlError> {
+    ) -> Result<Outside, ControlError> {
         let stopping = Arc::<AtomicBool>::default();
         let captures = Arc::new(Captures::new(boards, members, self.tsc, Arc::clone(&stopping)));
         let view = Arc::new(View {
@@ -179,17 +182,31 @@ impl Running {
             stop_wanted: Arc::clone(&self.stop_wanted),
         });
         let parent = control.folder.clone().map_or_else(runtime_folder, Ok);
+        let telemetry = control
+            .telemetry
+            .as_ref()
+            .map(|folder| Telemetry::start(folder, Arc::clone(&view), Arc::clone(&stopping)));
+        let metrics =
+            control.metrics.map(|address| Metrics::start(address, Arc::clone(&view), Arc::clone(&stopping)));
+        let (telemetry, metrics) = (telemetry.transpose()?, metrics.transpose()?);
         let started = parent.and_then(|parent| Folder::new(&parent, &control.name)).and_then(|folder| {
             let handlers = control::handlers(&view, &captures, &stopping);
             Server::start(&folder, stopping, handlers)
         });
-        match started {
+        let server = match started {
             Err(error) if !control.required => {
                 log::info!("other processes cannot ask this engine: {error}");
-                Ok(None)
+                None
             }
-            started => started.map(Some),
-        }
+            started => Some(started?),
+        };
+        Ok(Outside { _server: server, _telemetry: telemetry, metrics })
+    }
+
+    /// Where the page of metrics is, if there is one: what was asked for, with the port that the system chose for port 0.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.outside.as_ref()?.metrics.as_ref().map(Metrics::address)
     }
 
     /// Whether somebody has asked for its end on the control socket. Whoever owns the engine looks here now and then, and
@@ -289,7 +306,7 @@ impl Running {
         }
         // Captures end with the loops' ends of them; then whoever reads one gets the rest.
         drop(lcores);
-        drop(self.server.take());
+        drop(self.outside.take());
         self.ports = Arc::default();
         self.pools.clear();
         let snapshot = Box::new(snapshot);
@@ -308,6 +325,13 @@ impl Drop for Running {
             log::warn!("{error}");
         }
     }
+}
+
+/// Where other processes may ask.
+struct Outside {
+    _server: Option<Server>,
+    _telemetry: Option<Telemetry>,
+    metrics: Option<Metrics>,
 }
 
 /// The nodes of one loop.
