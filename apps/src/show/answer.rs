@@ -152,7 +152,10 @@ impl Percentiles {
         let earlier: BTreeMap<u64, u64> = before.histogram.iter().copied().collect();
         for (value, count) in &self.histogram {
             let new = count.saturating_sub(earlier.get(value).copied().unwrap_or(0));
-            interval.saturating_record_n(*value, new);
+            // Recording a value no times would still make it the largest.
+            if new > 0 {
+                interval.saturating_record_n(*value, new);
+            }
         }
         Percentiles::of(&interval)
     }
@@ -170,5 +173,22 @@ impl Percentiles {
             max: histogram.max(),
             histogram: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_has_what_was_recorded_in_it_and_nothing_else() {
+        let with = |histogram: Vec<(u64, u64)>| Percentiles {
+            histogram,
+            ..Percentiles::of(&engine::latency::histogram())
+        };
+        let before = with(vec![(100, 5), (9_000, 1)]);
+        let interval = with(vec![(100, 7), (200, 1), (9_000, 1)]).since(&before);
+        assert_eq!((interval.count, interval.min, interval.p50, interval.max), (3, 100, 100, 200));
+        assert_eq!((before.since(&before).count, before.since(&before).max), (0, 0));
     }
 }
