@@ -27,7 +27,10 @@ pub(super) struct Element {
     pub next: Option<Mbuf>,
     /// For a clone: the element that owns the data room, of which we hold one count.
     pub direct: Option<NonNull<Element>>,
+    /// With `offload`, which lies beside it, cleared by one store at every allocation.
     pub rx_ticks: u64,
+    /// Of a frame's first segment.
+    pub offload: Offload,
     /// Where the data starts, in bytes from `room`.
     pub data_off: u32,
     pub len: u32,
@@ -37,8 +40,6 @@ pub(super) struct Element {
     pub room_units: u16,
     /// Handles that may reach this element's own data room.
     pub refcnt: AtomicU16,
-    /// Of a frame's first segment; one store of eight bytes clears it with every allocation.
-    pub offload: Offload,
 }
 
 /// Data rooms have a length that is a multiple of this, so that 16 bits can say it.
@@ -66,6 +67,24 @@ impl Mbuf {
     #[inline]
     pub(super) unsafe fn from_element(element: NonNull<Element>) -> Self {
         Self(element)
+    }
+
+    /// The element, of which the caller is the owner now.
+    #[inline]
+    pub(super) fn into_element(self) -> NonNull<Element> {
+        let element = self.0;
+        std::mem::forget(self);
+        element
+    }
+
+    /// The pool to whose stack the element goes when this handle is dropped, if that is all there is to it: no clone, no
+    /// other segment.
+    #[inline]
+    pub(super) fn plain_of(&self) -> Option<NonNull<PoolInner>> {
+        let Element { pool, next, direct, refcnt, .. } = self.element();
+        // ORDERING: Acquire. As in `give_up`: with a count of 1 nobody else is left.
+        let alone = next.is_none() && direct.is_none() && refcnt.load(Ordering::Acquire) == 1;
+        alone.then_some(*pool)
     }
 
     /// Our element's fields. A shared reference only while nobody, we included, writes them.

@@ -22,5 +22,5 @@ pub use element::Mbuf;
 pub(crate) use element::{copy, prefetch, prefetch_for_write};
 pub use mbuf::{NoRoom, Segments};
 pub use offload::{Offload, PartialChecksum, SegmentKind, Segmentation};
-pub use pool::{HomePool, Pool, PoolConfig, PoolError, PoolLevels};
+pub use pool::{Freeing, HomePool, Pool, PoolConfig, PoolError, PoolLevels};
 pub use region::{Carved, Iova, PageSize, Region, RegionConfig, RegionError};

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | [`Pool::adopt`] | the thread that will be its home; one at a time | one compare-and-swap |
 //! | [`HomePool::alloc`], [`HomePool::alloc_bulk`] | the home thread | pop from a private stack |
-//! | drop of an [`Mbuf`] at home | the home thread | push to that stack, no atomic write |
-//! | drop of an [`Mbuf`] elsewhere | any thread, any time | push into the return ring |
+//! | drop of an [`Mbuf`] at home, [`Freeing`] many | the home thread | push to that stack, no atomic write |
+//! | drop of an [`Mbuf`] elsewhere, [`Freeing`] many | any thread, any time | push into the return ring |
 //! | drop of [`HomePool`] | the home thread | gives the home up; another thread may adopt |
 //!
 //! The home drains the return ring in bulk when its stack runs short. The ring has room for every element
@@ -29,9 +29,11 @@ use super::offload::Offload;
 use super::region::Region;
 use sync::{ArrayQueue, AtomicU16, AtomicU64, Ordering, OwnerCell};
 
+mod bulk;
 mod config;
 pub(super) mod sync;
 
+pub use bulk::Freeing;
 pub use config::{PoolConfig, PoolError, PoolLevels};
 
 /// A foreign-freed element on its way home.
@@ -82,6 +84,25 @@ impl Stack {
         // SAFETY: below the former length.
         Some(unsafe { *self.slots.get_unchecked(self.len) })
     }
+
+    /// Pushes all of them at once: the length, on which the next push or pop depends, is read and written once.
+    #[inline]
+    fn push_all(&mut self, elements: &[NonNull<Element>]) {
+        debug_assert!(elements.len() <= self.slots.len() - self.len, "an element is here twice");
+        // SAFETY: as in `push`.
+        unsafe { self.slots.get_unchecked_mut(self.len..self.len + elements.len()) }
+            .copy_from_slice(elements);
+        self.len += elements.len();
+    }
+
+    /// Takes at most `count` at once, the last pushed at the end.
+    #[inline]
+    fn pop_many(&mut self, count: usize) -> &[NonNull<Element>] {
+        let before = self.len;
+        self.len -= count.min(before);
+        // SAFETY: both are at most the number of slots, and in this order.
+        unsafe { self.slots.get_unchecked(self.len..before) }
+    }
 }
 
 impl PoolInner {
@@ -105,6 +126,18 @@ impl PoolInner {
             unsafe { self.stack.with(|stack| stack.push(element)) }
         } else {
             self.free_foreign(element);
+        }
+    }
+
+    /// Takes back elements whose last handles are gone. Nothing of the pool may be touched afterwards: these may have been
+    /// all that kept it.
+    #[inline]
+    fn free_all(&self, elements: &[NonNull<Element>]) {
+        if self.is_home() {
+            // SAFETY: as in `free`.
+            unsafe { self.stack.with(|stack| stack.push_all(elements)) }
+        } else {
+            elements.iter().for_each(|element| self.free_foreign(*element));
         }
     }
 
@@ -341,11 +374,23 @@ impl HomePool {
         self.large.as_deref().filter(|large| bytes <= large.data_room_bytes())
     }
 
-    /// Up to `count` fresh mbufs; fewer when the pool holds fewer. Whatever is not taken stays in the pool.
+    /// Up to `count` fresh mbufs; fewer when the pool holds fewer. Whatever is not taken goes back to the pool.
     #[inline]
     pub fn alloc_bulk(&self, count: usize) -> impl Iterator<Item = Mbuf> + '_ {
         let count = self.available(count).min(count);
-        std::iter::from_fn(move || self.pop()).take(count)
+        bulk::Taking::new(self.inner(), count)
+    }
+
+    /// `mbuf` as if it were freed and allocated again, without the pool's having a part in it. Freed, and `None`, if it is
+    /// another pool's, a clone, shared or a chain.
+    #[inline]
+    pub(crate) fn renew(&self, mut mbuf: Mbuf) -> Option<Mbuf> {
+        let inner = self.inner();
+        if mbuf.plain_of() != Some(NonNull::from(inner)) {
+            return None;
+        }
+        mbuf.reset(inner.headroom_bytes);
+        Some(mbuf)
     }
 
     /// Mbufs on the stack, after draining the return ring if there are fewer than `wanted`.
