@@ -87,7 +87,7 @@ pub trait QueuePair: Send {
     /// not sent. One notification at most. Returns how many it took.
     fn tx_burst(&mut self, burst: &mut Burst) -> usize;
 
-    /// How many single-segment frames `tx_burst` would take now.
+    /// How many single-segment frames `tx_burst` would take now; of more than four bursts it need not say how many.
     fn tx_room(&mut self) -> usize;
 
     /// As [`tx_room`](Self::tx_room), where all of them are urgent: a queue pair that sends these first may keep room

@@ -310,7 +310,7 @@ fn frames_shorter_than_a_header_are_counted_and_the_queue_goes_on() {
         assert_eq!((victim.pair.counters().rx_errors, victim.pair.fault()), (3, None));
         assert_eq!(victim.receive(), 0);
         let again = std::iter::from_fn(|| victim.queues[0].take()).count();
-        assert_eq!(again, 4, "their buffers are posted again");
+        assert_eq!(again, 4, "their buffers are posted again with the next poll");
     }
 }
 

@@ -247,7 +247,7 @@ impl<R: DriverRing> QueuePair for NetQueuePair<R> {
             return 0;
         }
         // First what the last burst took: while a frame waits, it waits for nothing else.
-        self.rx.refill(pool);
+        self.rx.refill(pool, &mut self.tx);
         let received = self.rx.receive(burst, budget);
         if received == 0 {
             // Nothing else to do: bring sent mbufs home, so that a quiet port holds none back.

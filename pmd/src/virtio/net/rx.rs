@@ -5,6 +5,7 @@
 
 use arrayvec::ArrayVec;
 
+use super::tx::Transmitter;
 use crate::mem::{HomePool, Mbuf};
 use crate::port::{Arm, Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::BURST_BYTES;
@@ -177,16 +178,30 @@ impl<R: DriverRing> Receiver<R> {
         self.queue.peek()?.read_room(0)
     }
 
-    /// Posts fresh buffers wherever there is none: on every poll, also an empty one, or the ring starves.
+    /// Posts buffers wherever there is none: on every poll, also an empty one, or the ring starves. First those mbufs that
+    /// `sent` has done with, which then come round without the pool's having a part in it, and where a program sends back
+    /// what it receives come to the same places again; then fresh ones, for frames that were received and not sent since.
+    /// At least half of the ring, however long what is sent is under way.
     #[inline]
-    pub(super) fn refill(&mut self, pool: &HomePool) {
-        let free = usize::from(self.queue.free());
-        if free == 0 || self.queue.fault().is_some() {
+    pub(super) fn refill(&mut self, pool: &HomePool, sent: &mut Transmitter<R>) {
+        let queue = &mut self.queue;
+        if queue.free() == 0 || queue.fault().is_some() {
             return;
         }
-        let posted = usize::from(self.queue.post_rooms(pool.alloc_bulk(free)));
-        self.counters.rx_nombuf += u64::from(posted < free);
-        self.counters.notifications += u64::from(self.queue.publish());
+        sent.take_sent(queue.free().into(), |mbuf| {
+            if let Some(mbuf) = pool.renew(mbuf) {
+                let room = Piece::room_of(&mbuf);
+                queue.post(mbuf, room, true);
+            }
+        });
+        let free = usize::from(queue.free());
+        let least = free.saturating_sub(usize::from(queue.size()) / 2);
+        let missing = free.saturating_sub(sent.outstanding()).max(least);
+        if missing > 0 {
+            let posted = usize::from(queue.post_rooms(pool.alloc_bulk(missing)));
+            self.counters.rx_nombuf += u64::from(posted < missing);
+        }
+        self.counters.notifications += u64::from(queue.publish());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::mem::{Iova, Mbuf, Region, RegionError};
+use crate::mem::{Freeing, Iova, Mbuf, Region, RegionError};
 use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
 use crate::virtio::header;
 use crate::virtio::ring::{DriverRing, Piece, Tables};
@@ -64,8 +64,24 @@ impl<R: DriverRing> Transmitter<R> {
     /// (drivers that checked it had to stop) and is ignored.
     #[inline]
     pub(super) fn reclaim(&mut self) {
+        let mut freeing = Freeing::default();
+        self.take_sent(usize::MAX, |mbuf| freeing.add(mbuf));
+    }
+
+    /// Gives `each` at most `most` of the mbufs that the device has sent.
+    #[inline]
+    pub(super) fn take_sent(&mut self, most: usize, mut each: impl FnMut(Mbuf)) {
         // A lie stops the queue; `fault` tells.
-        self.queue.take_each::<false>(usize::MAX, |_, _| true);
+        self.queue.take_each::<false>(most, |mbuf, _| {
+            each(mbuf);
+            true
+        });
+    }
+
+    /// How many frames are with the device.
+    #[inline]
+    pub(super) fn outstanding(&self) -> usize {
+        self.queue.outstanding().into()
     }
 
     /// The same where it matters: if `count` frames would leave less than half of the queue free, or if frames are long,

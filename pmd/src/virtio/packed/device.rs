@@ -169,8 +169,9 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
         self.peer.check().err()
     }
 
-    /// Counts on from where it stopped the last time: each descriptor is looked at once.
-    fn ready(&mut self) -> Result<u16, QueueFault> {
+    /// Counts on from where it stopped the last time: each descriptor is looked at once, and none that the driver may be
+    /// writing at this moment while there are enough before it.
+    fn ready(&mut self, most: usize) -> Result<u16, QueueFault> {
         self.peer.check()?;
         if self.taken.wrapping_sub(self.counted).cast_signed() > 0 {
             // Taken before they were counted.
@@ -178,6 +179,9 @@ impl<const IN_ORDER: bool> DeviceRing for PackedDevice<IN_ORDER> {
         }
         let size = self.areas.size();
         for _ in 0..size {
+            if self.counted.wrapping_sub(self.taken) as usize >= most {
+                break;
+            }
             let Tail { flags, .. } = self.areas.read_tail(self.counted_to);
             if !self.counted_to.is_available(flags) {
                 break;

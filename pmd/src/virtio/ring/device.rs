@@ -71,11 +71,11 @@ pub(crate) trait DeviceRing: Sized {
     /// Why it stopped.
     fn fault(&self) -> Option<QueueFault>;
 
-    /// How many chains the driver has made available and we have not taken.
+    /// How many chains the driver has made available and we have not taken: all of them, or at least `most`.
     ///
     /// # Errors
     /// [`QueueFault`] when the driver broke the rules. The queue stops.
-    fn ready(&mut self) -> Result<u16, QueueFault>;
+    fn ready(&mut self, most: usize) -> Result<u16, QueueFault>;
 
     /// The next chains, at most `count` and at most a burst, their buffers on the way to the cache: to be written if
     /// `writable`, else to be read. The first access to a buffer is a miss on the driver's core's cache; asked for

@@ -162,7 +162,7 @@ fn follows_the_model<D: TestDevice>(
                 };
             }
             Step::Serve(take, give) => {
-                assert_eq!(usize::from(device.ready().unwrap()), offered.len());
+                assert_eq!(usize::from(device.ready(usize::MAX).unwrap()), offered.len());
                 let chains = device.fetch(take, writable).unwrap();
                 assert_eq!(chains.len(), take.min(offered.len()).min(64));
                 let mut ahead = 0;
@@ -303,7 +303,7 @@ fn both_sides<R: TestRing, D: TestDevice>(size: u16, start: u16, event_idx: bool
         }
         driver.publish();
         // A third of what is there, at least one: the two sides drift apart.
-        let ready = usize::from(device.ready().unwrap());
+        let ready = usize::from(device.ready(usize::MAX).unwrap());
         for chain in device.fetch(ready.div_ceil(3), writable).unwrap() {
             let last = *device.walk(chain, 0, writable).unwrap().last().unwrap();
             assert_eq!(last.len, 8, "{told}");

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::served::{Served, with_ring};
 use crate::mem::{Mbuf, copy};
-use crate::port::{Burst, Offloads, QueueCounters, QueueFault};
+use crate::port::{Burst, MAX_BURST, Offloads, QueueCounters, QueueFault};
 use crate::virtio::attach::Follower;
 use crate::virtio::header::{self, HeaderBytes, PLAIN};
 use crate::virtio::ring::{Buffer, Chain, DeviceRing};
@@ -12,6 +12,9 @@ use crate::virtio::spec::net::HEADER_BYTES;
 
 /// The most buffers one frame is spread over: 64 KiB in buffers of 1.5 KiB, with some to spare.
 const MAX_PIECES: usize = 64;
+
+/// More room than this need not be counted.
+const ENOUGH: usize = 4 * MAX_BURST;
 
 /// The transmit side of a device's queue pair.
 pub(super) struct Outlet {
@@ -35,10 +38,10 @@ impl Outlet {
         Self { served: Served::new(follower), counters: QueueCounters::default() }
     }
 
-    /// How many frames fit if each takes one chain.
+    /// How many frames fit if each takes one chain: all, or enough for some bursts.
     pub(super) fn room(&mut self) -> usize {
         let Some(queue) = self.served.attend() else { return 0 };
-        with_ring!(queue, ring => ring.ready().map_or(0, usize::from))
+        with_ring!(queue, ring => ring.ready(ENOUGH).map_or(0, usize::from))
     }
 
     /// Has the lines fetched that the next frame will need, while what was just received is being worked on: an answer then
@@ -55,7 +58,7 @@ impl Outlet {
         let Some(queue) = self.served.attend() else { return 0 };
         with_ring!(queue, ring => {
             let size = ring.size();
-            ring.ready().map_or(0, |ready| size.saturating_sub(ready).into())
+            ring.ready(usize::MAX).map_or(0, |ready| size.saturating_sub(ready).into())
         })
     }
 

@@ -167,15 +167,17 @@ impl<const IN_ORDER: bool> DeviceRing for SplitDevice<IN_ORDER> {
     }
 
     #[inline]
-    fn ready(&mut self) -> Result<u16, QueueFault> {
+    fn ready(&mut self, _most: usize) -> Result<u16, QueueFault> {
         self.look()
     }
 
     #[inline]
     fn fetch(&mut self, count: usize, writable: bool) -> Result<ArrayVec<Chain, MAX_BURST>, QueueFault> {
         let ready = usize::from(self.look()?);
+        let count = count.min(ready).min(MAX_BURST);
         let mut chains = ArrayVec::new();
-        for ahead in (0..).take(count.min(ready).min(MAX_BURST)) {
+        self.areas.prefetch_used(self.next_used(), count);
+        for ahead in (0..).take(count) {
             let chain = self.chain_at(ahead, writable);
             chain.prefetch(writable);
             chains.push(chain);

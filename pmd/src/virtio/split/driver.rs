@@ -178,6 +178,49 @@ impl<const IN_ORDER: bool> SplitDriver<IN_ORDER> {
         Ok(None)
     }
 
+    /// Takes back used buffers as long as everything is plain: no chains, no batches, no lie. At most `most`, which are
+    /// there; returns how many of them are left to be taken with more care, `None` when `each` has had enough.
+    #[inline]
+    fn take_plain<const FETCH: bool>(
+        &mut self,
+        most: usize,
+        each: &mut impl FnMut(Mbuf, u32) -> bool,
+    ) -> Option<usize> {
+        if IN_ORDER {
+            return Some(most);
+        }
+        let (mut used, mut tail, mut left, mut enough) = (self.next_used, self.free_tail, most, false);
+        while left > 0 && !enough {
+            let UsedElement { id, len } = self.areas.read_used(used);
+            if FETCH {
+                self.fetch_behind(used);
+            }
+            let Some(slot) = self.slots.items.get_mut(id as usize).filter(|slot| slot.descriptors == 1)
+            else {
+                break;
+            };
+            let Some(mbuf) = slot.mbuf.take() else { break };
+            #[allow(clippy::cast_possible_truncation)] // below `size`, as the look-up above found
+            let free = id as u16;
+            *self.free.at(tail) = free;
+            (used, tail, left) = (used.wrapping_add(1), tail.wrapping_add(1), left - 1);
+            enough = !each(mbuf, len);
+        }
+        (self.next_used, self.free_tail) = (used, tail);
+        (!enough).then_some(left)
+    }
+
+    /// As [`DriverRing::fetch`], where the next is that at `used`.
+    #[inline]
+    fn fetch_behind(&self, used: u16) {
+        // What was made available there.
+        let entry = usize::from(used.wrapping_add(FETCH_AHEAD) & self.entries.mask);
+        let id = self.entries.items.get(entry).copied().unwrap_or(0);
+        if let Some(Slot { mbuf: Some(mbuf), .. }) = self.slots.items.get(usize::from(id)) {
+            mbuf.prefetch_data();
+        }
+    }
+
     #[cold]
     fn put_free_rest(&mut self, head: u16, mut next: u16, descriptors: u16) {
         if descriptors == IN_TABLE {
@@ -228,8 +271,9 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
     fn post(&mut self, mbuf: Mbuf, piece: Piece, writable: bool) {
         let id = self.take_free();
         let flags = if writable { DESC_F_WRITE } else { 0 };
-        self.areas
-            .write_descriptor(id, Descriptor { address: piece.address, len: piece.len, flags, next: 0 });
+        // Where mbufs come round in order it is the same one as before, in the same place.
+        let Piece { address, len } = piece;
+        self.areas.update_descriptor(id, Descriptor { address, len, flags, next: 0 });
         self.slots.at(id).fill(mbuf, 1);
         self.make_available(id);
     }
@@ -358,18 +402,14 @@ impl<const IN_ORDER: bool> DriverRing for SplitDriver<IN_ORDER> {
 
     #[inline]
     fn fetch(&self) {
-        // What was made available there.
-        let entry = usize::from(self.next_used.wrapping_add(FETCH_AHEAD) & self.entries.mask);
-        let id = self.entries.items.get(entry).copied().unwrap_or(0);
-        if let Some(Slot { mbuf: Some(mbuf), .. }) = self.slots.items.get(usize::from(id)) {
-            mbuf.prefetch_data();
-        }
+        self.fetch_behind(self.next_used);
     }
 
     #[inline]
     fn take_each<const FETCH: bool>(&mut self, most: usize, mut each: impl FnMut(Mbuf, u32) -> bool) {
         let ready = self.ready(most).map_or(0, usize::from);
-        for _ in 0..ready.min(most) {
+        let Some(rest) = self.take_plain::<FETCH>(ready.min(most), &mut each) else { return };
+        for _ in 0..rest {
             if FETCH {
                 self.fetch();
             }

@@ -17,6 +17,7 @@ pub mod driver;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::spec::split::{Descriptor, RING_ENTRIES, RING_IDX, UsedElement};
+use crate::mem::prefetch_for_write;
 
 /// The three areas of one virtqueue in our address space.
 ///
@@ -73,6 +74,21 @@ impl Areas {
         unsafe { self.descriptors.add(self.at(id)).write_volatile(descriptor) }
     }
 
+    /// Writes a descriptor, unless it stands there already: then its line stays in the device's cache as well. What is read
+    /// back is compared and nothing else.
+    #[inline]
+    pub(crate) fn update_descriptor(&self, id: u16, descriptor: Descriptor) {
+        let Descriptor { address, len, flags, next } = descriptor;
+        let words = [address, u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48];
+        // SAFETY: the index is masked; two words are a descriptor, little-endian as this machine is.
+        unsafe {
+            let at = self.descriptors.add(self.at(id)).cast::<[u64; 2]>();
+            if at.read_volatile() != words {
+                at.write_volatile(words);
+            }
+        }
+    }
+
     #[inline]
     pub(crate) fn read_available(&self, index: u16) -> u16 {
         // SAFETY: the index is masked.
@@ -96,6 +112,17 @@ impl Areas {
         // SAFETY: the index is masked.
         unsafe {
             self.used.add(RING_ENTRIES).cast::<UsedElement>().add(self.at(index)).write_volatile(element)
+        }
+    }
+
+    /// Takes the lines of `count` used elements from `index` on away from the driver's core, ahead of
+    /// [`write_used`](Self::write_used): stores wait for each other, prefetches do not.
+    #[inline]
+    pub(crate) fn prefetch_used(&self, index: u16, count: usize) {
+        const A_LINE: usize = 64 / size_of::<UsedElement>();
+        let ring = self.used.wrapping_add(RING_ENTRIES).cast::<UsedElement>();
+        for element in (0..=u16::MAX).take(count).step_by(A_LINE) {
+            prefetch_for_write(ring.wrapping_add(self.at(index.wrapping_add(element))).cast());
         }
     }
 
