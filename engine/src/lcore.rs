@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pmd::HomePool;
+use pmd::mem::Freeing;
 use pmd::port::Burst;
 
 use crate::capture::{Order, Tap};
@@ -21,6 +22,9 @@ pub(crate) const TURN_SLOT: usize = 1;
 
 /// How many turns pass between two looks at whether all programs are done.
 const DONE_EVERY: u64 = 1024;
+
+/// Frames in a burst from which on the next one is expected at once.
+const RUSH: usize = 16;
 
 /// What the control thread tells the loops.
 #[derive(Debug, Default)]
@@ -50,6 +54,8 @@ pub(crate) struct Lcore {
     pub report: Box<CoreReport>,
     pub outbox: Outbox<CoreReport>,
     pub burst: Box<Burst>,
+    /// The last burst was a long one.
+    pub rushed: bool,
     pub idler: Idler,
     pub news: News,
     pub done: bool,
@@ -73,8 +79,14 @@ impl Lcore {
             if self.outbox.is_wanted() {
                 self.publish(pool);
             }
-            if !busy && self.idler.sleeps() {
-                self.rest(now);
+            if !busy {
+                if self.rushed {
+                    // The next burst is being written: a core that looks at it all the time takes the lines from who does.
+                    std::hint::spin_loop();
+                }
+                if self.idler.sleeps() {
+                    self.rest(now);
+                }
             }
         }
         self.nodes.iter_mut().flat_map(|node| &mut node.lanes).for_each(|lane| lane.queue_pair.quiesce());
@@ -144,6 +156,7 @@ impl Lcore {
                     continue;
                 }
                 busy = true;
+                self.rushed = received >= RUSH;
                 cx.report.bursts += 1;
                 cx.report.packets += received as u64;
                 cx.report.full_bursts += u64::from(received == self.budget);
@@ -154,7 +167,7 @@ impl Lcore {
                     self.burst.iter_mut().for_each(|frame| frame.set_rx_ticks(now.0));
                 }
                 program.receive(port, &mut self.burst, &mut cx);
-                self.burst.clear();
+                Freeing::all(self.burst.drain(..));
             }
             busy |= program.turn(&mut cx);
             busy |= cx.flush();

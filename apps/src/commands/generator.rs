@@ -15,7 +15,8 @@ pub(super) fn run(args: &Gen, file: Config) -> Result<ExitCode, Failure> {
     if cpus.len() > 1 {
         log::warn!("gen runs all ports on one core, the first of the {} given", cpus.len());
     }
-    let config = args.args.config();
+    let mut config = args.args.config();
+    config.burst = settings.engine.burst.unwrap_or(config.burst);
     let drain = config.drain;
     let lcore = engine.lcore(cpus[0]);
     let generator = Generator::new(config);

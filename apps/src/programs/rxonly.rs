@@ -59,7 +59,6 @@ impl Program for RxOnly {
         for bytes in burst.iter().map(Mbuf::pkt_len) {
             self.bins[bin(bytes)] += 1;
         }
-        burst.clear();
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

@@ -128,6 +128,7 @@ impl Running {
                 report,
                 outbox,
                 burst,
+                rushed: false,
                 idler,
                 news,
                 done,

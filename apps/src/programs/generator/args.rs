@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgAction;
+use pmd::port::MAX_BURST;
 
 use super::pacer::Rate;
 use super::sizes::{MIN_FRAME_BYTES, Sizes};
@@ -121,6 +122,8 @@ pub struct GenConfig {
     pub rate: Rate,
     /// Frames on each port, if limited.
     pub count: Option<u64>,
+    /// Frames in a burst at most: as many as the loop receives at once, or what comes back would lag behind.
+    pub burst: usize,
     /// How long to wait for the last frames.
     pub drain: Duration,
     /// How long to wait before the first, once every port has room.
@@ -167,6 +170,7 @@ impl Default for GenConfig {
             check: Check::Full,
             rate: Rate::Unlimited,
             count: None,
+            burst: MAX_BURST,
             drain: Duration::from_millis(500),
             settle: Duration::ZERO,
             data_room_bytes: 2048,

@@ -205,8 +205,7 @@ impl Program for Generator {
         if self.counts_only {
             self.counted += burst.len() as u64;
             self.counted_bytes += burst.iter().map(Mbuf::pkt_len).sum::<usize>() as u64;
-            burst.clear();
-            return;
+            return; // and the loop frees them
         }
         let now = cx.now.0;
         // Frames sent in one burst have one stamp: they are recorded together.
@@ -242,7 +241,7 @@ impl Program for Generator {
         let mut burst = Burst::new();
         let mut sent = false;
         for (port, sender) in self.senders.iter_mut().enumerate() {
-            sender.fill(now, cx.room(port), cx.pool, &mut self.tracker, &mut burst);
+            sender.fill(now, cx.room(port).min(self.config.burst), cx.pool, &mut self.tracker, &mut burst);
             if !burst.is_empty() {
                 sent = true;
                 cx.send_burst(port, &mut burst);
