@@ -50,8 +50,8 @@ impl Offloads {
         | feature::GUEST_TSO6
         | feature::GUEST_ECN;
 
-    /// `features` without those whose condition they lack: segmentation needs checksums, and ECN segmentation (virtio
-    /// 1.2 §5.1.3.1); and frames of 64 KiB need several receive buffers each (§5.1.6.3.1), as ours hold less.
+    /// `features` without those whose condition they lack: segmentation needs checksums, and ECN segmentation, commands a
+    /// control queue (virtio 1.2 §5.1.3.1); and frames of 64 KiB need several receive buffers each (§5.1.6.3.1), as ours hold less.
     pub(crate) fn consistent(mut features: u64) -> u64 {
         for (bits, needs) in Self::CONDITIONS {
             if features & needs == 0 {
@@ -70,13 +70,23 @@ impl Offloads {
     }
 
     /// These bits mean nothing without any of those. In an order in which one pass is enough.
-    const CONDITIONS: [(u64, u64); 5] = [
+    const CONDITIONS: [(u64, u64); 6] = [
         (feature::HOST_TSO4 | feature::HOST_TSO6, feature::CSUM),
         (feature::GUEST_TSO4 | feature::GUEST_TSO6, feature::GUEST_CSUM),
         (feature::GUEST_TSO4 | feature::GUEST_TSO6, feature::MRG_RXBUF),
         (feature::HOST_ECN, feature::HOST_TSO4 | feature::HOST_TSO6),
         (feature::GUEST_ECN, feature::GUEST_TSO4 | feature::GUEST_TSO6),
+        (Self::BY_CONTROL_QUEUE, feature::CTRL_VQ),
     ];
+
+    /// What is asked for through the control queue. MQ is not among them: a vhost-user backend is told by its socket.
+    const BY_CONTROL_QUEUE: u64 = feature::CTRL_RX
+        | feature::CTRL_RX_EXTRA
+        | feature::CTRL_VLAN
+        | feature::CTRL_MAC_ADDR
+        | feature::GUEST_ANNOUNCE
+        | feature::RSS
+        | feature::HASH_REPORT;
 
     /// What a driver has that negotiated these virtio features.
     pub(crate) fn of_driver(features: u64) -> Offloads {

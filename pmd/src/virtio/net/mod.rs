@@ -214,6 +214,9 @@ impl Port for NetPort {
         {
             visit(PortEvent::Gone { why });
         }
+        if !self.gone && !self.stopped {
+            self.settings.announce(|| visit(PortEvent::Announce));
+        }
     }
 
     fn take_queue_pairs(&mut self) -> Vec<Box<dyn QueuePair>> {

@@ -17,6 +17,7 @@ pub(super) const SUPPORTED: u64 = feature::CTRL_VQ
     | feature::CTRL_RX_EXTRA
     | feature::CTRL_VLAN
     | feature::CTRL_MAC_ADDR
+    | feature::GUEST_ANNOUNCE
     | feature::MQ
     | feature::RSS;
 
@@ -81,11 +82,13 @@ pub(super) struct Settings {
     device: Arc<Device>,
     control: Option<ControlQueue>,
     pairs: u16,
+    /// The device is not asked whether it wants an announcement any more: it did not take note of one.
+    deaf: bool,
 }
 
 impl Settings {
     pub(super) fn new(device: &Arc<Device>, control: Option<ControlQueue>, pairs: u16) -> Self {
-        Self { device: Arc::clone(device), control, pairs }
+        Self { device: Arc::clone(device), control, pairs, deaf: false }
     }
 
     /// Tells the device that runs by now how many queue pairs are in use, has it deal flows to them by RSS if it can,
@@ -129,6 +132,26 @@ impl Settings {
             transmit_queues: self.pairs,
             key: SYMMETRIC_KEY.to_vec(),
         })
+    }
+
+    /// Whether the device asks us to tell the network where we are, as after a guest was moved: `announce` sees to it,
+    /// then the device is told so. virtio 1.2 §5.1.6.5.4. Reads its status, and waits for its answer if it asks.
+    pub(super) fn announce(&mut self, announce: impl FnOnce()) {
+        let needs = feature::GUEST_ANNOUNCE | feature::STATUS;
+        if self.deaf || self.control.is_none() || self.device.features() & needs != needs {
+            return;
+        }
+        let status = read_field(&self.device, feature::STATUS, net::config::STATUS);
+        let Ok(Some(status)) = status.map(|field| field.map(u16::from_le_bytes)) else { return };
+        if status & net::STATUS_ANNOUNCE == 0 {
+            return;
+        }
+        announce();
+        if let Err(error) = self.configure(&Command::Announced) {
+            // It would ask for ever.
+            log::warn!("{error}; it is not asked for announcements any more");
+            self.deaf = true;
+        }
     }
 
     /// One command and its answer.

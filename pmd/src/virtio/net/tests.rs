@@ -2,7 +2,7 @@
 
 use super::SUPPORTED;
 use crate::mem::{HomePool, Mbuf, PageSize, Pool, PoolConfig, Region, RegionConfig};
-use crate::port::{Burst, OpenConfig, Port, QueuePair, open};
+use crate::port::{Burst, OpenConfig, Port, PortEvent, QueuePair, open};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::Hub;
 
@@ -12,6 +12,7 @@ struct Linked {
     driver: Box<dyn QueuePair>,
     device: Box<dyn QueuePair>,
     _ports: [Box<dyn Port>; 2],
+    hub: Hub,
 }
 
 fn linked(options: &str, descriptors: u16, pool: PoolConfig) -> Linked {
@@ -35,6 +36,7 @@ fn linked(options: &str, descriptors: u16, pool: PoolConfig) -> Linked {
         driver: driver.take_queue_pairs().remove(0),
         device: device.take_queue_pairs().remove(0),
         _ports: [driver, device],
+        hub,
     }
 }
 
@@ -77,14 +79,14 @@ fn passes(pool: &HomePool, from: &mut dyn QueuePair, to: &mut dyn QueuePair, len
 
 #[test]
 fn frames_of_every_length_pass_from_driver_to_device() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 64, PoolConfig::default());
     let lengths: Vec<usize> = (1..=2048).collect();
     passes(&pool, &mut *driver, &mut *device, &lengths);
 }
 
 #[test]
 fn frames_of_every_length_pass_from_device_to_driver() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 64, PoolConfig::default());
     let lengths: Vec<usize> = (1..=2036).collect();
     passes(&pool, &mut *device, &mut *driver, &lengths);
 }
@@ -93,16 +95,16 @@ fn frames_of_every_length_pass_from_device_to_driver() {
 fn chained_frames_pass_both_ways_over_merged_buffers() {
     let small = PoolConfig { mbufs: 2048, data_room_bytes: 256, ..PoolConfig::default() };
     let lengths: Vec<usize> = (1..=2000).step_by(13).chain([244, 245, 256, 257, 500, 9000]).collect();
-    let Linked { pool, mut driver, mut device, _ports } = linked(",mrg_rxbuf=on", 64, small);
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked(",mrg_rxbuf=on", 64, small);
     passes(&pool, &mut *driver, &mut *device, &lengths);
-    let Linked { pool, mut driver, mut device, _ports } = linked(",mrg_rxbuf=on", 64, small);
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked(",mrg_rxbuf=on", 64, small);
     passes(&pool, &mut *device, &mut *driver, &lengths);
 }
 
 #[test]
 fn frame_longer_than_any_buffer_is_dropped_and_counted_without_merging() {
     let small = PoolConfig { mbufs: 256, data_room_bytes: 256, ..PoolConfig::default() };
-    let Linked { pool, mut driver, mut device, _ports } = linked(",mrg_rxbuf=off", 64, small);
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked(",mrg_rxbuf=off", 64, small);
     let mut burst = Burst::new();
     driver.rx_burst(&pool, &mut burst, 64);
     burst.push(frame(&pool, 245, 0));
@@ -115,7 +117,7 @@ fn frame_longer_than_any_buffer_is_dropped_and_counted_without_merging() {
 
 #[test]
 fn shared_frames_are_sent_with_a_header_of_their_own() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 64, PoolConfig::default());
     let original = frame(&pool, 100, 3);
     let clone = original.clone_ref(&pool).unwrap();
     let expected = bytes(&original);
@@ -127,7 +129,7 @@ fn shared_frames_are_sent_with_a_header_of_their_own() {
 
 #[test]
 fn full_queue_takes_what_fits_and_leaves_the_rest_in_order() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 16, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 16, PoolConfig::default());
     let mut burst: Burst = (0..20).map(|seed| frame(&pool, 60, seed)).collect();
     assert_eq!(driver.tx_room(), 16);
     assert_eq!(driver.tx_burst(&mut burst), 16);
@@ -160,7 +162,7 @@ fn a_burst_of_long_frames_ends_before_there_are_too_many_bytes_of_them() {
 #[test]
 fn empty_pool_is_counted_and_receiving_resumes_when_mbufs_come_back() {
     let few = PoolConfig { mbufs: 8, ..PoolConfig::default() };
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 64, few);
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 64, few);
     let mut burst = Burst::new();
     driver.rx_burst(&pool, &mut burst, 64);
     assert_eq!(driver.counters().rx_nombuf, 1);
@@ -174,7 +176,7 @@ fn empty_pool_is_counted_and_receiving_resumes_when_mbufs_come_back() {
 
 #[test]
 fn empty_frame_is_an_error_not_a_packet() {
-    let Linked { pool, mut driver, device: _device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, mut driver, device: _device, _ports, .. } = linked("", 64, PoolConfig::default());
     let mut burst = Burst::from_iter([pool.alloc().unwrap()]);
     assert_eq!(driver.tx_burst(&mut burst), 1);
     assert_eq!((driver.counters().tx_errors, driver.counters().tx_packets), (1, 0));
@@ -182,7 +184,7 @@ fn empty_frame_is_an_error_not_a_packet() {
 
 #[test]
 fn everything_comes_home_when_ports_stop() {
-    let Linked { pool, mut driver, mut device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } = linked("", 64, PoolConfig::default());
     let mut burst: Burst = (0..30).map(|seed| frame(&pool, 60, seed)).collect();
     driver.tx_burst(&mut burst);
     device.rx_burst(&pool, &mut burst, 10);
@@ -198,7 +200,7 @@ fn everything_comes_home_when_ports_stop() {
 
 #[test]
 fn device_that_still_holds_the_queues_keeps_the_driver_waiting_then_says_so() {
-    let Linked { pool, driver, mut device, _ports } = linked("", 64, PoolConfig::default());
+    let Linked { pool, driver, mut device, _ports, .. } = linked("", 64, PoolConfig::default());
     assert_eq!(device.rx_burst(&pool, &mut Burst::new(), 64), 0); // now it holds them, and polls no more
     let [mut driver_port, _device_port] = _ports;
     let error = driver_port.stop().unwrap_err().to_string();
@@ -227,10 +229,10 @@ fn frames_pass_both_ways_over_every_kind_of_virtqueue() {
     let lengths: Vec<usize> = (1..=2036).step_by(7).collect();
     for options in every_kind("") {
         for size in [64, 50] {
-            let Linked { pool, mut driver, mut device, _ports } =
+            let Linked { pool, mut driver, mut device, _ports, .. } =
                 linked(&options, size, PoolConfig::default());
             passes(&pool, &mut *driver, &mut *device, &lengths);
-            let Linked { pool, mut driver, mut device, _ports } =
+            let Linked { pool, mut driver, mut device, _ports, .. } =
                 linked(&options, size, PoolConfig::default());
             passes(&pool, &mut *device, &mut *driver, &lengths);
         }
@@ -242,9 +244,29 @@ fn chained_frames_pass_both_ways_over_merged_buffers_of_every_kind_of_virtqueue(
     let small = PoolConfig { mbufs: 2048, data_room_bytes: 256, ..PoolConfig::default() };
     let lengths: Vec<usize> = (1..=2000).step_by(29).chain([244, 245, 256, 257, 500, 9000]).collect();
     for options in every_kind(",mrg_rxbuf=on") {
-        let Linked { pool, mut driver, mut device, _ports } = linked(&options, 64, small);
+        let Linked { pool, mut driver, mut device, _ports, .. } = linked(&options, 64, small);
         passes(&pool, &mut *driver, &mut *device, &lengths);
-        let Linked { pool, mut driver, mut device, _ports } = linked(&options, 64, small);
+        let Linked { pool, mut driver, mut device, _ports, .. } = linked(&options, 64, small);
         passes(&pool, &mut *device, &mut *driver, &lengths);
     }
+}
+
+#[test]
+fn an_announcement_is_told_once_and_the_device_learns_that_it_was() {
+    let told = |linked: &mut Linked| {
+        let mut told = Vec::new();
+        linked._ports[0].events(&mut |event| told.push(event));
+        told
+    };
+    for options in ["", ",ring_packed=on"] {
+        let mut linked = linked(options, 16, PoolConfig::default());
+        assert_eq!(told(&mut linked), []);
+        linked.hub.ask_to_announce("");
+        assert_eq!(told(&mut linked), [PortEvent::Announce]);
+        assert!(!linked.hub.asks_to_announce(""), "it was told");
+        assert_eq!(told(&mut linked), []);
+    }
+    let mut linked = linked(",guest_announce=off", 16, PoolConfig::default());
+    linked.hub.ask_to_announce("");
+    assert_eq!(told(&mut linked), [], "it was not negotiated");
 }

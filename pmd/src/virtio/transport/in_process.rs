@@ -56,6 +56,18 @@ impl Hub {
         Arc::clone(links.entry(name.to_owned()).or_default())
     }
 
+    /// Has the device ask its driver to announce itself, as a hypervisor does that has moved a guest.
+    #[cfg(test)]
+    pub(crate) fn ask_to_announce(&self, name: &str) {
+        self.link(name).lock().announce = true;
+    }
+
+    /// Whether the device still asks.
+    #[cfg(test)]
+    pub(crate) fn asks_to_announce(&self, name: &str) -> bool {
+        self.link(name).lock().announce
+    }
+
     /// End `a`: a driver's transport whose device may use `region`.
     /// Its queues can wait for the other end if `interrupts`; without, nobody has to look whether they do. It wants `pairs`
     /// queue pairs, and has them if it comes first.
