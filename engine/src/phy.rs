@@ -40,8 +40,14 @@ pub(crate) struct Reach {
 impl Reach {
     /// What the port of this description takes.
     pub(crate) fn of(info: &PortInfo) -> Reach {
-        let max_frame_bytes = usize::from(info.mtu) + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES;
-        Reach { max_frame_bytes, offloads: info.offloads }
+        let mut reach = Reach { max_frame_bytes: 0, offloads: info.offloads };
+        reach.set_mtu(info.mtu);
+        reach
+    }
+
+    /// The port's MTU is another now.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) {
+        self.max_frame_bytes = usize::from(mtu) + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES;
     }
 
     fn segments(&self) -> bool {

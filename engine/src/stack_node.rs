@@ -182,6 +182,8 @@ struct Ready<S: Service> {
     started: Ticks,
     tsc: Tsc,
     reach: Reach,
+    /// What the settings say, whatever the port carries.
+    most_mtu: usize,
     /// When the burst of this turn was received; 0 if there was none.
     stamp: Ticks,
 }
@@ -358,11 +360,12 @@ impl<S: Service> Program for StackNode<S> {
         let [port] = ports else { return Err(StackNodeError::Ports { ports: ports.len() }.into()) };
         let State::New(new) = &mut self.state else { return Ok(()) };
         let Some((settings, service)) = new.take().map(|new| *new) else { return Ok(()) };
+        let most_mtu = settings.mtu.unwrap_or(usize::MAX);
         let config = settings.config(port, self.share, self.urgent)?;
         let stack = Stack::new(config, service, Time::ZERO).map_err(StackNodeError::Config)?;
         let (started, reach) = (Tsc::now(), Reach::of(port));
         let tsc = *tsc;
-        self.state = State::Ready(Box::new(Ready { stack, started, tsc, reach, stamp: Ticks(0) }));
+        self.state = State::Ready(Box::new(Ready { stack, started, tsc, reach, most_mtu, stamp: Ticks(0) }));
         Ok(())
     }
 
@@ -372,7 +375,8 @@ impl<S: Service> Program for StackNode<S> {
         }
     }
 
-    /// A network that is there again is told where this host is, as is one to which a guest was moved.
+    /// A network that is there again is told where this host is, as is one to which a guest was moved. An MTU that changes
+    /// is the connections' as well.
     fn port_event(&mut self, _port: usize, event: &PortEvent, cx: &mut Cx<'_>) {
         let State::Ready(ready) = &mut self.state else { return };
         match event {
@@ -380,7 +384,11 @@ impl<S: Service> Program for StackNode<S> {
                 let now = ready.time(cx);
                 ready.stack.announce(now);
             }
-            PortEvent::LinkDown | PortEvent::Gone { .. } | PortEvent::Mtu(_) => {}
+            PortEvent::Mtu(mtu) => {
+                ready.reach.set_mtu(*mtu);
+                ready.stack.set_mtu(usize::from(*mtu).min(ready.most_mtu));
+            }
+            PortEvent::LinkDown | PortEvent::Gone { .. } => {}
         }
     }
 

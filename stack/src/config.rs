@@ -152,6 +152,12 @@ impl StackConfig {
         self.urgent.contains(&dscp)
     }
 
+    /// The least MTU for these addresses. RFC 791 §3.1, RFC 8200 §5.
+    pub(crate) fn least_mtu(&self) -> usize {
+        let v6 = self.slaac || self.addresses.iter().any(|cidr| matches!(cidr, IpCidr::Ipv6(_)));
+        if v6 { 1280 } else { 576 }
+    }
+
     /// Whether a stack can be made of it.
     ///
     /// # Errors
@@ -164,8 +170,7 @@ impl StackConfig {
         if !self.mac.is_unicast() {
             return Err(ConfigError::Mac(self.mac));
         }
-        let v6 = self.slaac || self.addresses.iter().any(|cidr| matches!(cidr, IpCidr::Ipv6(_)));
-        range("mtu", self.mtu, if v6 { 1280 } else { 576 }, 65_535)?;
+        range("mtu", self.mtu, self.least_mtu(), 65_535)?;
         if let Some(vlan) = self.vlan {
             range("vlan", usize::from(vlan), 1, 4094)?;
         }

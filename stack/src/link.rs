@@ -36,6 +36,7 @@ mod ingress;
 mod ipv4;
 mod ipv6;
 mod learnt;
+mod mtu;
 mod ndp;
 mod output;
 mod path_mtu;

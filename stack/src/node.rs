@@ -21,6 +21,7 @@ mod foreign;
 mod icmp;
 mod ingress;
 mod malformed;
+mod mtu;
 mod resend;
 mod run;
 mod zero_window;

@@ -71,8 +71,9 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Begins to look after `ports`; what happens from now on is news, also for each of `boards`.
-    pub(super) fn start(ports: Shared, boards: Vec<Board>) -> std::io::Result<Self> {
+    /// Begins to look after `ports`; what happens from now on is news, also for each of `boards`, whose cores' mbufs hold
+    /// packets of `longest` bytes.
+    pub(super) fn start(ports: Shared, boards: Vec<Board>, longest: u16) -> std::io::Result<Self> {
         let (stop, history) = (Arc::<AtomicBool>::default(), Arc::<Mutex<VecDeque<PortNews>>>::default());
         let watches = ports.iter().map(|port| LinkWatch::new(lock(port).link())).collect();
         let mut round = Round {
@@ -80,6 +81,7 @@ impl Keeper {
             warned: vec![false; ports.len()],
             ports,
             boards,
+            longest,
             watches,
             history: Arc::clone(&history),
         };
@@ -125,6 +127,8 @@ struct Round {
     started: Instant,
     ports: Shared,
     boards: Vec<Board>,
+    /// The largest MTU that the cores are told.
+    longest: u16,
     watches: Vec<LinkWatch>,
     /// Ports of which something bad was told last.
     warned: Vec<bool>,
@@ -160,7 +164,11 @@ impl Round {
         let level = if is_bad || (is_good && *warned) { log::Level::Warn } else { log::Level::Info };
         *warned = is_bad || (*warned && !is_good);
         log::log!(level, "{}: {}", news.name, news.event);
-        self.boards.iter().for_each(|board| board.post(news.port, &news.event));
+        let event = match &news.event {
+            PortEvent::Mtu(mtu) => PortEvent::Mtu(self.longest.min(*mtu)),
+            event => event.clone(),
+        };
+        self.boards.iter().for_each(|board| board.post(news.port, &event));
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if history.len() == KEPT {
             history.pop_front();
@@ -233,7 +241,7 @@ mod tests {
         let ((first, _quiet), (second, script)) = (port(Link::Up), port(Link::Down));
         let (boards, mut news): (Vec<_>, Vec<_>) =
             [board(Arc::default()), board(Arc::default())].into_iter().unzip();
-        let mut keeper = Keeper::start([first, second].into(), boards).unwrap();
+        let mut keeper = Keeper::start([first, second].into(), boards, 1300).unwrap();
         script.lock().unwrap().0 = Link::Up;
         assert_eq!(wait_for(&keeper, 1)[0].event, PortEvent::LinkUp);
         let gone = PortEvent::Gone { why: "unplugged".into() };
@@ -247,6 +255,10 @@ mod tests {
         let expected = [(1, PortEvent::LinkUp), (1, PortEvent::Mtu(1400)), (1, gone)];
         assert_eq!(told, expected, "the link of a port that went is not told of as well");
         assert!(history.windows(2).all(|pair| pair[0].at <= pair[1].at) && history[0].name == "scripted:");
+        let expected = expected.map(|(port, event)| match event {
+            PortEvent::Mtu(_) => (port, PortEvent::Mtu(1300)), // what their mbufs hold
+            event => (port, event),
+        });
         for news in &mut news {
             let seen: Vec<_> = std::iter::from_fn(|| news.take()).collect();
             assert_eq!(seen, expected);
@@ -260,7 +272,7 @@ mod tests {
     #[test]
     fn the_history_is_bounded() {
         let (port, script) = port(Link::Up);
-        let mut keeper = Keeper::start([port].into(), Vec::new()).unwrap();
+        let mut keeper = Keeper::start([port].into(), Vec::new(), u16::MAX).unwrap();
         let many = u16::try_from(KEPT).unwrap() + 10;
         script.lock().unwrap().1 = (0..many).map(PortEvent::Mtu).collect();
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -159,7 +159,8 @@ impl Running {
         if let Some(control) = control {
             running.outside = Some(running.listen(&control, facts, boards.clone(), members)?);
         }
-        let keeper = Keeper::start(Arc::clone(&running.ports), boards).map_err(StartError::Keeper)?;
+        let keeper = Keeper::start(Arc::clone(&running.ports), boards, longest_mtu(data_room_bytes))
+            .map_err(StartError::Keeper)?;
         running.keeper = Some(keeper);
         Ok(running)
     }
@@ -374,6 +375,11 @@ fn tell_device(port: &mut dyn Port, info: &PortInfo, terms: &Terms) {
     }
 }
 
+/// The largest MTU of a port: what leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
+fn longest_mtu(data_room_bytes: u32) -> u16 {
+    u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX)
+}
+
 impl PortEnds {
     /// `bells` are those of the cores that share it, in their order; none if cores never sleep.
     fn of(
@@ -393,9 +399,7 @@ impl PortEnds {
             pairs = pairs.into_iter().map(Joining::around).collect();
         }
         let ends = deal(pairs, terms, bells);
-        // What leaves lies in one mbuf, with its Ethernet header and perhaps a VLAN tag.
-        let longest = u16::try_from(data_room_bytes.saturating_sub(18)).unwrap_or(u16::MAX);
-        info.mtu = info.mtu.min(longest);
+        info.mtu = info.mtu.min(longest_mtu(data_room_bytes));
         let (stamped, shared) = (terms.stamps(), terms.cores > 1);
         PortEnds { info, stamped, shared, ends: ends.into_iter().map(Some).collect() }
     }

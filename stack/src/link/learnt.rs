@@ -25,7 +25,8 @@ impl Link {
     /// Takes over what the first core has learnt.
     pub(crate) fn learn(&mut self, state: &LinkState) {
         let before = core::mem::replace(self.routes_mut(), state.routes.clone());
-        self.mtu_v6 = state.mtu_v6;
+        // It may have learnt that before the link's changed.
+        self.mtu_v6 = state.mtu_v6.min(self.mtu);
         self.hop_limit = state.hop_limit;
         for cidr in state.routes.addresses() {
             if !before.is_ours(cidr.address()) {

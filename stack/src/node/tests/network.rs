@@ -182,6 +182,47 @@ fn unreachable_ends_a_handshake_but_not_a_connection() {
 }
 
 #[test]
+fn a_smaller_mtu_of_the_link_makes_segments_smaller_and_a_larger_one_those_of_new_connections_larger() {
+    let mut world = World::new();
+    world.listen(7);
+    let id = world.connect(7);
+    world.run(10 * MS);
+    let longest = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).max().unwrap();
+    let send = |world: &mut World, id| {
+        world.ask_frames(0, move |net| {
+            net.conn(id).unwrap().send_slice(&[1; 20_000]);
+        })
+    };
+    assert_eq!(longest(&send(&mut world, id)), 1514);
+    world.hosts[0].stack.set_mtu(1000);
+    // Also what was on its way, and what is received from now on: its peer does not know.
+    world.passes = Box::new(|_, frame| frame.len() <= 1014);
+    world.script(1).mode = Mode::Keep;
+    world.run(5 * SECOND);
+    let other = world.script(1).accepted[0];
+    assert_eq!(world.script(1).received[&other].len(), 20_000);
+
+    let connect = |world: &mut World, port: u16| {
+        let listener = world.ask(1, move |net| net.listen(port.into(), ListenOptions::default()));
+        assert!(listener.is_ok());
+        let id = world.connect(port);
+        world.run(10 * MS);
+        id
+    };
+    let small = connect(&mut world, 8);
+    assert_eq!(longest(&send(&mut world, small)), 1014);
+    world.hosts[0].stack.set_mtu(1400);
+    world.passes = Box::new(|_, _| true);
+    let large = connect(&mut world, 9);
+    assert_eq!(longest(&send(&mut world, large)), 1414);
+    // There is no less than that.
+    world.hosts[0].stack.set_mtu(0);
+    let least = connect(&mut world, 10);
+    let frames = send(&mut world, least);
+    assert!((576 + 14..=1280 + 14).contains(&longest(&frames)));
+}
+
+#[test]
 fn too_big_makes_segments_smaller() {
     let mut world = World::new();
     world.listen(7);
