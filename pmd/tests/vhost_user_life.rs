@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pmd::mem::{PageSize, PoolConfig, RegionConfig};
-use pmd::port::{Hub, Link, OpenConfig, Port, PortEvent, QueueFault, QueuePair, open};
+use pmd::mem::{Offload, PageSize, PartialChecksum, PoolConfig, RegionConfig};
+use pmd::port::{Hub, Link, Offloads, OpenConfig, Port, PortEvent, QueueFault, QueuePair, open};
 use pmd::{Burst, HomePool, MAX_BURST, Pool, Region};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -171,7 +171,11 @@ struct Driver {
 
 impl Driver {
     fn open(spec: &str, region: &Arc<Region>, pool: &Pool) -> Driver {
-        let mut port = open(spec, &config(region, &Hub::default())).unwrap();
+        Self::open_with(spec, &config(region, &Hub::default()), pool)
+    }
+
+    fn open_with(spec: &str, config: &OpenConfig<'_>, pool: &Pool) -> Driver {
+        let mut port = open(spec, config).unwrap();
         let pair = port.take_queue_pairs().remove(0);
         Driver { port, pair, pool: pool.adopt().unwrap(), events: Vec::new(), next: 0 }
     }
@@ -321,6 +325,52 @@ fn a_port_may_open_before_its_backend_is_there() {
         back += came.len();
         back >= 32
     });
+    driver.assert_none_is_lost(512);
+    drop(echo);
+}
+
+#[test]
+fn a_port_that_waits_promises_offloads_and_its_queue_pair_says_which_of_them_the_backend_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let (region, pool) = memory(1 << 20);
+    let hub = Hub::default();
+    let with_offloads = OpenConfig { offloads: true, ..config(&region, &hub) };
+    let spec = format!("vhost-user:{},wait=on", path.display());
+    let mut driver = Driver::open_with(&spec, &with_offloads, &pool);
+    assert_eq!(driver.port.info().offloads, Offloads::ALL);
+    assert_eq!(driver.pair.offloads(), Offloads::default(), "nobody is there to do them");
+
+    // The first backend does none: a checksum is completed here, and what stands for several is cut above.
+    let echo = Echo::start(&path, "");
+    driver.wait_for("it is there", 0, |driver, _| driver.events == [PortEvent::Back]);
+    assert_eq!(driver.port.info().offloads, Offloads::ALL, "a promise holds");
+    driver.wait_for("it receives", 0, |driver, _| driver.pair.tx_room() > 0);
+    assert_eq!(driver.pair.offloads(), Offloads::default());
+    let mut frame = driver.pool.alloc().unwrap();
+    frame.append(60).unwrap().copy_from_slice(&[1; 60]);
+    frame.set_offload(Offload::partial(PartialChecksum { start: 34, offset: 16 }));
+    assert_eq!(driver.pair.tx_burst(&mut Burst::from_iter([frame])), 1);
+    let mut came = Burst::new();
+    driver.wait_for("it comes back", 0, |driver, _| {
+        driver.pair.rx_burst(&driver.pool, &mut came, 1);
+        !came.is_empty()
+    });
+    let words = came[0].data()[34..].as_chunks().0;
+    let sum = words.iter().fold(0, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
+    // What the place held, 0x0101, was the pseudo-header's part. RFC 1071.
+    assert_eq!(sum, 0xffff - 0x0101, "{:02x?}", came[0].data());
+    came.clear();
+
+    // The next does all of them.
+    drop(echo);
+    driver.goes();
+    driver.events.clear();
+    let all = "csum=on,guest_csum=on,host_tso4=on,host_tso6=on,host_ecn=on,guest_tso4=on,guest_tso6=on,guest_ecn=on";
+    let echo = Echo::start(&path, &format!(",{all}"));
+    driver.wait_for("it is there again", 0, |driver, _| driver.events == [PortEvent::Back]);
+    driver.wait_for("it receives", 0, |driver, _| driver.pair.tx_room() > 0);
+    assert_eq!(driver.pair.offloads(), Offloads::ALL);
     driver.assert_none_is_lost(512);
     drop(echo);
 }

@@ -10,7 +10,7 @@ use crate::ports::lasting::{LastingPort, Opener, Terms, is_refusal};
 use crate::ports::xdp::XdpPort;
 use crate::vfio::Host;
 use crate::virtio::InitError;
-use crate::virtio::net::NetPort;
+use crate::virtio::net::{Identity, NetPort};
 use crate::virtio::spec::feature;
 use crate::virtio::transport::in_process::Hub;
 use crate::virtio::transport::vfio::Vfio;
@@ -137,17 +137,20 @@ impl PortSpec {
         Ok(Box::new(port.map_err(failed)?))
     }
 
-    /// What a backend that is still to come will be taken for: it has what was asked for, and no offload.
+    /// What a backend that is still to come will be taken for: it has what was asked for, and every offload that the port
+    /// may use, which is done in software where it has not.
     fn expected(&self, config: &OpenConfig<'_>, queue_pairs: u16) -> PortInfo {
+        let Identity { mac, without, .. } = self.identity("", config);
+        let features = Offloads::FEATURES & !without;
         PortInfo {
             driver: "virtio-net (vhost-user)",
-            mac: self.identity("", config).mac,
+            mac,
             mtu: 1500,
             rx_descriptors: config.rx_descriptors,
             tx_descriptors: config.tx_descriptors,
             queue_pairs,
-            features: 0,
-            offloads: Offloads::default(),
+            features,
+            offloads: Offloads::of_driver(features),
         }
     }
 }

@@ -13,7 +13,9 @@
 //! more or less by chance, so that many ports do not come all at once; they never end.
 //!
 //! What the programs on the cores were told of the port holds on: a device that comes back with a smaller promise
-//! (fewer queue pairs, less offload) is refused, which is an event with the reason. The virtqueues' format and size may
+//! (fewer queue pairs, less offload) is refused, which is an event with the reason. A port that waits for its first
+//! device promises every offload that it may use, and its queue pairs say that they do none: what the device, when it is
+//! there, does not do, is done in software. The virtqueues' format and size may
 //! change. Their memory is always the same: a [part](Region::part) of the region, so that a thousand returns cost no
 //! more than one.
 
@@ -76,6 +78,10 @@ pub(crate) struct LastingPort {
     part: Arc<Region>,
     /// What was asked of the device beyond its port string.
     configured: Vec<Command>,
+    /// What every device must do; the others promised may be done in software.
+    needed: Offloads,
+    /// [`Terms::without`] of every device.
+    without: u64,
 }
 
 enum State {
@@ -125,7 +131,8 @@ impl LastingPort {
         opener: Option<Opener>,
     ) -> std::io::Result<Self> {
         let pairs = port.take_queue_pairs().into_iter().map(Some).collect();
-        Self::with(port.name().to_owned(), port.info().clone(), State::There(port), pairs, part, opener)
+        let (info, needed) = (port.info().clone(), port.info().offloads);
+        Self::with(port.name().to_owned(), info, State::There(port), pairs, (part, opener), needed)
     }
 
     /// A port whose device is still to come; until then it is taken to be like `info`.
@@ -138,8 +145,8 @@ impl LastingPort {
         part: Arc<Region>,
         opener: Opener,
     ) -> std::io::Result<Self> {
-        let pairs = (0..info.queue_pairs).map(|_| None).collect();
-        Self::with(text, info, State::Away(Away::new()), pairs, part, Some(opener))
+        let (pairs, needed) = ((0..info.queue_pairs).map(|_| None).collect(), Offloads::default());
+        Self::with(text, info, State::Away(Away::new()), pairs, (part, Some(opener)), needed)
     }
 
     fn with(
@@ -147,8 +154,8 @@ impl LastingPort {
         info: PortInfo,
         state: State,
         pairs: Vec<Option<Box<dyn QueuePair>>>,
-        part: Arc<Region>,
-        opener: Option<Opener>,
+        (part, opener): (Arc<Region>, Option<Opener>),
+        needed: Offloads,
     ) -> std::io::Result<Self> {
         let mut seats = Vec::new();
         let mut lasting: Vec<Box<dyn QueuePair>> = Vec::new();
@@ -156,9 +163,10 @@ impl LastingPort {
             let was_there = pair.is_some();
             let (seat, sitting) = seat(pair)?;
             seats.push(seat);
-            lasting.push(Box::new(LastingPair::new(sitting, info.offloads, was_there)));
+            lasting.push(Box::new(LastingPair::new(sitting, needed, was_there)));
         }
-        Ok(Self { text, info, state, seats, pairs: lasting, opener, part, configured: Vec::new() })
+        let (pairs, configured, without) = (lasting, Vec::new(), Offloads::FEATURES & !info.features);
+        Ok(Self { text, info, state, seats, pairs, opener, part, configured, needed, without })
     }
 
     /// The device has gone: stops what is left of it and takes the queue pairs back.
@@ -188,6 +196,10 @@ impl LastingPort {
                 Ok(Ok(port)) => match self.take_over(port) {
                     Ok(port) => {
                         visit(PortEvent::Back);
+                        let mtu = port.info().mtu;
+                        if mtu != std::mem::replace(&mut self.info.mtu, mtu) {
+                            visit(PortEvent::Mtu(mtu));
+                        }
                         return State::There(port);
                     }
                     Err(why) => {
@@ -216,8 +228,8 @@ impl LastingPort {
                     return State::Away(away);
                 }
                 let (opener, part) = (Arc::clone(opener), Arc::clone(&self.part));
-                let PortInfo { mac, queue_pairs, features, .. } = self.info;
-                let terms = Terms { mac, queue_pairs, without: Offloads::FEATURES & !features };
+                let PortInfo { mac, queue_pairs, .. } = self.info;
+                let terms = Terms { mac, queue_pairs, without: self.without };
                 let body = move || opener(&part, &terms);
                 match thread::Builder::new().name("reopen".into()).spawn(body) {
                     Ok(attempt) => away.attempt = Some(attempt),
@@ -238,7 +250,7 @@ impl LastingPort {
                 is.queue_pairs, was.queue_pairs
             ));
         }
-        if !is.offloads.cover(was.offloads) {
+        if !is.offloads.cover(self.needed) {
             return Err(
                 "it is there again without offloads that are in use; let it offer them, or start again"
                     .to_owned(),
@@ -252,8 +264,9 @@ impl LastingPort {
         for (seat, pair) in self.seats.iter().zip(port.take_queue_pairs()) {
             seat.replace(Some(pair));
         }
-        let offloads = was.offloads;
-        self.info = PortInfo { mac: was.mac, queue_pairs: was.queue_pairs, offloads, ..is };
+        // A changed MTU is an event, so that comes after.
+        let (offloads, mtu) = (was.offloads, was.mtu);
+        self.info = PortInfo { mac: was.mac, queue_pairs: was.queue_pairs, offloads, mtu, ..is };
         Ok(port)
     }
 }
