@@ -1,6 +1,6 @@
 //! A device that lies to our driver.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::input::Input;
 use super::{MOST_STEPS, POOL, SIZE, all_home, pool, receive, region, scribble, send};
@@ -8,7 +8,7 @@ use crate::port::{Hub, OpenConfig, Port};
 use crate::virtio::net::{Identity, NetPort};
 use crate::virtio::ring::played::Played;
 use crate::virtio::spec::feature;
-use crate::virtio::transport::{Notifier, RingLayout, Transport, TransportError};
+use crate::virtio::transport::willing::Willing;
 
 /// Features that change what the driver reads of the device's words.
 const FEATURES: [u64; 8] = [
@@ -22,60 +22,13 @@ const FEATURES: [u64; 8] = [
     feature::HOST_TSO4,
 ];
 
-/// A transport that agrees to everything.
-struct Willing {
-    offered: u64,
-    size: u16,
-    status: Mutex<u8>,
-    layouts: Mutex<Vec<RingLayout>>,
-}
-
-impl Transport for Willing {
-    fn device_features(&self) -> Result<u64, TransportError> {
-        Ok(self.offered)
-    }
-    fn set_driver_features(&self, _features: u64) -> Result<(), TransportError> {
-        Ok(())
-    }
-    fn status(&self) -> Result<u8, TransportError> {
-        Ok(*self.status.lock().expect("no panic so far"))
-    }
-    fn set_status(&self, status: u8) -> Result<(), TransportError> {
-        *self.status.lock().expect("no panic so far") |= status;
-        Ok(())
-    }
-    fn reset(&self) -> Result<(), TransportError> {
-        *self.status.lock().expect("no panic so far") = 0;
-        Ok(())
-    }
-    fn read_config(&self, _offset: usize, bytes: &mut [u8]) -> Result<(), TransportError> {
-        bytes.fill(0);
-        Ok(())
-    }
-    fn queue_count(&self) -> Result<u16, TransportError> {
-        Ok(2)
-    }
-    fn max_queue_size(&self, _queue: u16) -> Result<u16, TransportError> {
-        Ok(self.size)
-    }
-    fn enable_queue(&self, _queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError> {
-        self.layouts.lock().expect("no panic so far").push(*layout);
-        Ok(Notifier::Polled)
-    }
-}
-
 /// Our driver, and a device whose features, used elements, headers and memory the bytes decide.
 pub fn device(data: &[u8]) {
     let mut input = Input::new(data);
     let chosen = input.some_of(&FEATURES);
     let size = 1 + u16::from(input.u8()) % SIZE;
     let region = region(POOL.region_bytes() + (64 << 10));
-    let willing = Arc::new(Willing {
-        offered: feature::VERSION_1 | chosen,
-        size,
-        status: Mutex::default(),
-        layouts: Mutex::default(),
-    });
+    let willing = Arc::new(Willing::new(feature::VERSION_1 | chosen, size));
     let identity = Identity {
         name: "fuzzed".into(),
         driver: "fuzzed",
@@ -97,7 +50,7 @@ pub fn device(data: &[u8]) {
     let Ok(mut port) = NetPort::open(identity, Arc::clone(&willing) as _, &config) else { return };
     let pool = pool(&region);
     let mut pairs = port.take_queue_pairs();
-    let layouts = willing.layouts.lock().expect("no panic so far").clone();
+    let layouts = willing.layouts();
     let mut played =
         [0, 1].map(|queue: usize| Played::new(&layouts[queue], 0, chosen & feature::EVENT_IDX != 0));
     let pair = &mut *pairs[0];

@@ -2,7 +2,7 @@
 //! stops with the fault's name, the counter rises, nothing panics or spins, and every mbuf comes home. Over every
 //! format of the queues.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -12,51 +12,10 @@ use crate::port::{Burst, Hub, OpenConfig, Port, QueueFault, QueuePair};
 use crate::virtio::ring::played::{Held, Played};
 use crate::virtio::spec::net::HEADER_BYTES;
 use crate::virtio::spec::{feature, status};
-use crate::virtio::transport::{Notifier, RingLayout, Transport, TransportError};
+use crate::virtio::transport::Transport;
+use crate::virtio::transport::willing::Willing;
 
 const SIZE: u16 = 16;
-
-/// A transport whose device is the test.
-#[derive(Default)]
-struct TestDevice {
-    layouts: Mutex<Vec<RingLayout>>,
-    status: Mutex<u8>,
-    offered: u64,
-}
-
-impl Transport for TestDevice {
-    fn device_features(&self) -> Result<u64, TransportError> {
-        Ok(self.offered)
-    }
-    fn set_driver_features(&self, _features: u64) -> Result<(), TransportError> {
-        Ok(())
-    }
-    fn status(&self) -> Result<u8, TransportError> {
-        Ok(*self.status.lock().unwrap())
-    }
-    fn set_status(&self, status: u8) -> Result<(), TransportError> {
-        *self.status.lock().unwrap() |= status;
-        Ok(())
-    }
-    fn reset(&self) -> Result<(), TransportError> {
-        *self.status.lock().unwrap() = 0;
-        Ok(())
-    }
-    fn read_config(&self, _offset: usize, bytes: &mut [u8]) -> Result<(), TransportError> {
-        bytes.fill(0);
-        Ok(())
-    }
-    fn queue_count(&self) -> Result<u16, TransportError> {
-        Ok(2)
-    }
-    fn max_queue_size(&self, _queue: u16) -> Result<u16, TransportError> {
-        Ok(SIZE)
-    }
-    fn enable_queue(&self, _queue: u16, layout: &RingLayout) -> Result<Notifier, TransportError> {
-        self.layouts.lock().unwrap().push(*layout);
-        Ok(Notifier::Polled)
-    }
-}
 
 /// Formats of a queue: everything that changes how used buffers are told.
 const FORMATS: [u64; 4] =
@@ -88,7 +47,7 @@ impl Victim {
         let region =
             Region::new(RegionConfig { len_bytes, page: PageSize::Ordinary, numa_node: None }).unwrap();
         let offered = feature::VERSION_1 | features;
-        let device = Arc::new(TestDevice { offered, ..TestDevice::default() });
+        let device = Arc::new(Willing::new(offered, SIZE));
         let (hub, data_room_bytes) = (Hub::default(), 256);
         let config = OpenConfig {
             region: &region,
@@ -103,7 +62,7 @@ impl Victim {
         let mut port = NetPort::open(identity(features), Arc::clone(&device) as _, &config).unwrap();
         assert_ne!(device.status().unwrap() & status::DRIVER_OK, 0);
         assert_eq!(port.info.features, offered);
-        let layouts = device.layouts.lock().unwrap();
+        let layouts = device.layouts();
         let mut queues =
             [0, 1].map(|queue: usize| Played::new(&layouts[queue], 0, features & feature::EVENT_IDX != 0));
         let pool = Pool::new(&region, pool).unwrap().adopt().unwrap();
@@ -392,7 +351,7 @@ fn device_without_version_1_is_refused_by_name() {
         data_room_bytes: 2048,
         offloads: false,
     };
-    let legacy = Arc::new(TestDevice { offered: feature::MAC, ..TestDevice::default() });
+    let legacy = Arc::new(Willing::new(feature::MAC, SIZE));
     let error = NetPort::open(identity(0), legacy, &config).err().unwrap().to_string();
     assert!(
         error.starts_with("device does not offer VERSION_1, it offers MAC; it is a legacy device"),

@@ -14,6 +14,8 @@ pub(crate) mod poll;
 pub(crate) mod vfio;
 pub mod vhost_user;
 pub mod vhost_user_server;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod willing;
 
 use thiserror::Error;
 
