@@ -147,7 +147,8 @@ fn full_queue_takes_what_fits_and_leaves_the_rest_in_order() {
 
 #[test]
 fn a_burst_of_long_frames_ends_before_there_are_too_many_bytes_of_them() {
-    let Linked { pool, mut driver, mut device, _ports } = linked(",mrg_rxbuf=on", 256, PoolConfig::default());
+    let Linked { pool, mut driver, mut device, _ports, .. } =
+        linked(",mrg_rxbuf=on", 256, PoolConfig::default());
     let mut received = Burst::new();
     assert_eq!(driver.rx_burst(&pool, &mut received, 64), 0, "posts its buffers");
     let mut burst: Burst = (0..4).map(|seed| frame(&pool, 60_000, seed)).collect();
