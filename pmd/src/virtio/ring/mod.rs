@@ -24,10 +24,10 @@ pub(crate) use indirect::Tables;
 pub(crate) use memory::QueueMemory;
 pub(crate) use peer::Peer;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 #[allow(unsafe_code)]
 mod device_tests;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[allow(unsafe_code)]
 pub(crate) mod played;
 #[cfg(test)]
