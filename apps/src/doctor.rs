@@ -19,8 +19,9 @@
 //! finding keeps from opening, and `level` is `fail` exactly when it names one.
 
 mod host;
-mod machine;
-mod nic;
+pub(crate) mod machine;
+pub(crate) mod nic;
+mod quota;
 mod show;
 mod target;
 #[cfg(test)]

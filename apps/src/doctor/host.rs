@@ -1,7 +1,7 @@
 //! What concerns the machine as a whole: processors, memory, IOMMU.
 
-use super::machine::{Access, Machine};
-use super::{Check, Target};
+use super::machine::{Access, Hugepages, Machine};
+use super::{Check, Target, quota};
 
 /// What the region of an engine with default settings stays below; a `vfio:` port locks all of it.
 const REGION_BYTES: u64 = 64 << 20;
@@ -20,11 +20,13 @@ pub(super) fn checks(machine: &Machine, asked: &[Target]) -> Vec<Check> {
 fn about(machine: &Machine, vfio: &[String]) -> Vec<Check> {
     let mut checks = vec![
         cpus(machine),
+        quota::check(machine),
         tsc(machine),
         isolation(machine),
         governor(machine),
         hugepages(machine),
         memlock(machine, vfio),
+        capabilities(machine),
         iommu(machine, vfio),
         vfio_pci(machine, vfio),
     ];
@@ -129,9 +131,43 @@ fn hugepages(machine: &Machine) -> Check {
         Check::warn("hugepages", "none reserved: ordinary pages are used, which cost TLB misses", fix)
     } else if pages.iter().all(|pages| pages.free == 0) {
         Check::warn("hugepages", format!("all in use ({}): ordinary pages are used", held.join(", ")), fix)
+    } else if let Some(bare) = pages.iter().find(|bare| is_bare(bare, &pages)) {
+        let node = bare.node;
+        let found =
+            format!("{}; none on node {node}, whose cores and NICs then use distant ones", held.join(", "));
+        let fix = format!("{}./hugepage-setup.sh --pages 512 --node {node}", machine.sudo());
+        Check::warn("hugepages", found, Some(fix))
     } else {
         Check::pass("hugepages", held.join(", "))
     }
+}
+
+/// Whether a node has no page of any size, while this is not so everywhere.
+fn is_bare(pages: &Hugepages, all: &[Hugepages]) -> bool {
+    all.iter().filter(|other| other.node == pages.node).all(|other| other.total == 0)
+}
+
+/// What a process needs to do without root, and for what. Source: linux/capability.h.
+const CAPABILITIES: [(u32, &str, &str); 4] = [
+    (12, "CAP_NET_ADMIN", "tap:, xdp:"),
+    (13, "CAP_NET_RAW", "xdp:"),
+    (39, "CAP_BPF", "xdp:"),
+    (14, "CAP_IPC_LOCK", "vfio: beyond the memlock limit"),
+];
+
+fn capabilities(machine: &Machine) -> Check {
+    let missing: Vec<&(u32, &str, &str)> =
+        CAPABILITIES.iter().filter(|(number, ..)| !machine.has_capability(*number)).collect();
+    if missing.is_empty() {
+        return Check::pass("capabilities", "all that tap:, xdp: and vfio: ports need");
+    }
+    let lacks: Vec<String> = missing.iter().map(|(_, name, purpose)| format!("{name} ({purpose})")).collect();
+    let names: Vec<String> = missing.iter().map(|(_, name, _)| name.to_lowercase()).collect();
+    Check::warn(
+        "capabilities",
+        format!("without {}", lacks.join(", ")),
+        Some(format!("{}setcap {}+ep \"$(command -v bywash)\"", machine.sudo(), names.join(","))),
+    )
 }
 
 fn memlock(machine: &Machine, vfio: &[String]) -> Check {

@@ -25,14 +25,14 @@ const XDP_CAPABILITIES: [(u32, &str); 3] =
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// A machine, or a tree of files that looks like one.
-pub(super) struct Machine {
+pub(crate) struct Machine {
     root: PathBuf,
     /// What the driver itself looks at before it opens a device: the doctor must not see it otherwise.
     pub host: Host,
 }
 
 /// A network device on the PCI bus.
-pub(super) struct Nic {
+pub(crate) struct Nic {
     pub address: PciAddress,
     /// PCI ids; 0 where they cannot be read.
     pub vendor: u16,
@@ -43,7 +43,7 @@ pub(super) struct Nic {
 }
 
 /// Hugepages of one size on one node.
-pub(super) struct Hugepages {
+pub(crate) struct Hugepages {
     /// `2M` or `1G`.
     pub size: &'static str,
     pub node: u32,
@@ -53,7 +53,7 @@ pub(super) struct Hugepages {
 
 /// Whether this process may open a file for reading and writing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Allowed,
     Denied { owner: u32, mode: u32 },
     Missing,
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     /// Content without surrounding white space; empty if it cannot be read.
-    fn text(&self, path: &str) -> String {
+    pub fn text(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_default().trim().to_owned()
     }
 
@@ -97,7 +97,7 @@ impl Machine {
         value.unwrap_or_default().trim().to_owned()
     }
 
-    fn has_capability(&self, capability: u32) -> bool {
+    pub fn has_capability(&self, capability: u32) -> bool {
         u64::from_str_radix(&self.status("CapEff"), 16).is_ok_and(|set| set & (1 << capability) != 0)
     }
 
@@ -245,6 +245,11 @@ impl Machine {
     /// Class 2 is network controllers. PCI Code and ID Assignment Specification.
     pub fn is_network(&self, address: &str) -> bool {
         self.text(&format!("/sys/bus/pci/devices/{address}/class")).starts_with("0x02")
+    }
+
+    /// The NUMA node that a PCI device is next to; none where the kernel says -1, or nothing.
+    pub fn numa_node(&self, address: &str) -> Option<u32> {
+        self.text(&format!("/sys/bus/pci/devices/{address}/numa_node")).parse().ok()
     }
 
     fn nic(&self, name: &str) -> Option<Nic> {

@@ -77,14 +77,23 @@ enum Kind {
     Unready,
 }
 
-struct Problem {
+/// Why a NIC is no `vfio:` port.
+pub(crate) struct Problem {
     kind: Kind,
-    found: String,
+    /// What is there.
+    pub found: String,
     fix: Option<String>,
 }
 
+impl Problem {
+    /// Whether the device is none that `vfio:` drives, whatever one does.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.kind, Kind::Foreign)
+    }
+}
+
 /// The first thing that keeps the NIC from being a `vfio:` port, in the order in which one mends them.
-fn problem(machine: &Machine, nic: &Nic) -> Option<Problem> {
+pub(crate) fn problem(machine: &Machine, nic: &Nic) -> Option<Problem> {
     let sudo = machine.sudo();
     let unready = |found: String, fix: Option<String>| Some(Problem { kind: Kind::Unready, found, fix });
 

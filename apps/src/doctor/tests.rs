@@ -173,6 +173,77 @@ fn an_ordinary_user_without_nic_is_told_that_the_demo_runs() {
 }
 
 #[test]
+fn a_quota_of_any_group_around_the_process_is_told() {
+    let fake = Fake::laptop();
+    assert_check(&fake.examine(&[]), "quota", Level::Pass, "no control group limits", "");
+    fake.write("proc/self/cgroup", "0::/box.slice/inner\n");
+    fake.write("sys/fs/cgroup/box.slice/inner/cpu.max", "max 100000\n");
+    assert_check(&fake.examine(&[]), "quota", Level::Pass, "no control group limits", "");
+    fake.write("sys/fs/cgroup/box.slice/cpu.max", "150000 100000\n");
+    let report = fake.examine(&[]);
+    assert_check(
+        &report,
+        "quota",
+        Level::Warn,
+        "/sys/fs/cgroup/box.slice/cpu.max leaves 1.50 cores' time",
+        "CPUQuota=",
+    );
+    fake.write("sys/fs/cgroup/box.slice/inner/cpu.max", "50000 100000\n");
+    assert_check(
+        &fake.examine(&[]),
+        "quota",
+        Level::Warn,
+        "inner/cpu.max leaves 0.50 cores'",
+        "--idle adaptive",
+    );
+    // As much as there is: nothing is lost. Of the first version, too.
+    fake.write("proc/self/cgroup", "4:memory:/x\n2:cpu,cpuacct:/y\n");
+    fake.write("sys/fs/cgroup/cpu/y/cpu.cfs_quota_us", "-1\n");
+    fake.write("sys/fs/cgroup/cpu/y/cpu.cfs_period_us", "100000\n");
+    assert_check(&fake.examine(&[]), "quota", Level::Pass, "no control group limits", "");
+    fake.write("sys/fs/cgroup/cpu/y/cpu.cfs_quota_us", "200000\n");
+    assert_check(&fake.examine(&[]), "quota", Level::Pass, "leaves 2.00 cores' time, for 2 cores", "");
+}
+
+#[test]
+fn missing_capabilities_come_with_the_command_that_gives_them() {
+    let fake = Fake::laptop();
+    let fix = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep";
+    assert_check(&fake.examine(&[]), "capabilities", Level::Warn, "CAP_NET_ADMIN (tap:, xdp:)", fix);
+    fake.user(1000, 1 << 12 | 1 << 13 | 1 << 39);
+    let report = fake.examine(&[]);
+    assert_check(
+        &report,
+        "capabilities",
+        Level::Warn,
+        "without CAP_IPC_LOCK (vfio:",
+        "setcap cap_ipc_lock+ep",
+    );
+    assert!(!find(&report, "capabilities").found.contains("NET_ADMIN"));
+    fake.user(0, u64::MAX);
+    assert_check(&fake.examine(&[]), "capabilities", Level::Pass, "all that tap:", "");
+}
+
+#[test]
+fn a_node_without_hugepages_is_named() {
+    let fake = Fake::server();
+    let second = "sys/devices/system/node/node1/hugepages/hugepages-2048kB";
+    fake.write(&format!("{second}/nr_hugepages"), "0\n");
+    fake.write(&format!("{second}/free_hugepages"), "0\n");
+    let report = fake.examine(&[]);
+    assert_check(
+        &report,
+        "hugepages",
+        Level::Warn,
+        "1000 of 1024 2M free on node 0; none on node 1",
+        "--pages 512 --node 1",
+    );
+    fake.write(&format!("{second}/nr_hugepages"), "512\n");
+    fake.write(&format!("{second}/free_hugepages"), "512\n");
+    assert_check(&fake.examine(&[]), "hugepages", Level::Pass, "512 of 512 2M free on node 1", "");
+}
+
+#[test]
 fn what_is_missing_stops_the_vfio_port_that_was_asked_for() {
     let report = Fake::laptop().examine(&["vfio:0000:03:00.0", "loop:a"]);
     for name in ["iommu", "vfio-pci", "memlock", "nic 0000:03:00.0"] {
