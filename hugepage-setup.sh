@@ -8,6 +8,7 @@
 #   owner <device node> <uid:gid>     limits <file> -
 # oldest first; --undo works through it backwards. It vanishes at a reboot, and so do hugepages and bindings.
 #
+# `bywash devices` has a copy of this script in it and calls that; BYWASH_UNDO is then its own way to undo.
 # BYWASH_SYSROOT (for tests) is put before /sys, /proc, /dev, /run and /etc, and lifts the need for root.
 set -euo pipefail
 
@@ -655,7 +656,7 @@ change() {
     for address in "${users_nics[@]}"; do give_group "$address" "$USER_NAME"; done
     [[ -z $MEMLOCK ]] || raise_memlock "$USER_NAME"
     if [[ -z $DRY_RUN && (-s $STATE || -e $LIMITS) ]]; then
-        printf '%s%-8s sudo %s --undo%s\n' "$DIM" undo "$0" "$PLAIN"
+        printf '%s%-8s %s%s\n' "$DIM" undo "${BYWASH_UNDO:-sudo $0 --undo}" "$PLAIN"
     fi
 }
 

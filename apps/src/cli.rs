@@ -13,6 +13,7 @@ pub mod flags;
 pub mod net;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -30,7 +31,7 @@ use crate::programs::ping::PingArgs;
 use crate::programs::resolve::ResolveArgs;
 use crate::programs::rxonly::RxOnlyArgs;
 use crate::programs::{echo, generator, http, l2fwd, load, ping, resolve, rxonly};
-use crate::{doctor, dump, hist, show, stop};
+use crate::{devices, doctor, dump, hist, show, stop};
 
 /// Programs that may have a table in the configuration file.
 pub const PROGRAMS: [&str; 9] = ["demo", "l2fwd", "gen", "rxonly", "echo", "load", "http", "ping", "resolve"];
@@ -106,6 +107,20 @@ pub enum Command {
     Stop(stop::Args),
     /// Say what keeps a port from opening on this machine, and the command that fixes it
     Doctor(doctor::Args),
+    /// List the NICs of this machine; give them to vfio-pci, and back to the kernel
+    Devices(devices::Args),
+    /// Print what a shell reads to complete commands and flags
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// `bywash demo`.

@@ -15,12 +15,14 @@
 //! | [`hist`] | latencies out of files: read, merge, compare |
 //! | [`picture`] | latencies as SVG and PNG |
 //! | [`report`] | a run as a page of HTML |
+//! | [`devices`] | the NICs of this machine, and taking them from the kernel |
 //! | [`doctor`] | what is wrong with this machine |
 //! | [`dump`] | what passes a port of a running engine |
 //! | [`show`], [`stop`] | a running engine's figures, and its end |
 
 pub mod cli;
 pub mod commands;
+pub mod devices;
 pub mod doctor;
 pub mod dump;
 pub mod engines;

@@ -91,6 +91,41 @@ fn latency_files_are_written() {
 }
 
 #[test]
+fn every_command_has_a_manual_page_and_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = run(&format!("man {}/man", folder.path().display()));
+    assert_eq!(code, Some(0), "{stderr}");
+    let (_, help, _) = run("--help");
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 10, "{help}");
+    let scripts = ["bash", "zsh", "fish"].map(|shell| {
+        let (code, script, _) = run(&format!("completions {shell}"));
+        assert_eq!(code, Some(0));
+        script
+    });
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let page = std::fs::read_to_string(folder.path().join(format!("man/bywash-{name}.1"))).unwrap();
+        assert!(page.contains(".TH") && page.contains(&format!("bywash\\-{name}")), "{name}: {page}");
+        assert!(scripts.iter().all(|script| script.contains(name)), "{name}");
+    }
+    // A flag of the definition is in both.
+    let page = std::fs::read_to_string(folder.path().join("man/bywash-l2fwd.1")).unwrap();
+    assert!(page.contains("forward\\-mode"), "{page}");
+    assert!(scripts.iter().all(|script| script.contains("forward-mode")));
+    let (code, _, stderr) = run("man /proc/nowhere");
+    assert_eq!(
+        (code, stderr.contains("cannot write manual pages into /proc/nowhere")),
+        (Some(1), true),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn an_interrupt_ends_a_run_with_its_report() {
     // The progress of a pipe cannot be watched; a statistics period that has passed says that it runs.
     let mut child = bywash("demo --seconds 600 --rate 100k --stats-period 0.1").spawn().unwrap();

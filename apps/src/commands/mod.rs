@@ -2,6 +2,7 @@
 
 mod demo;
 mod echo;
+mod generate;
 mod generator;
 mod http;
 mod l2fwd;
@@ -38,6 +39,9 @@ pub fn run(command: Command, file: Config) -> Result<ExitCode, Failure> {
         Command::Show(args) => crate::show::run(&args),
         Command::Stop(args) => crate::stop::run(&args),
         Command::Doctor(args) => crate::doctor::run(&args).map_err(Failure::run),
+        Command::Devices(args) => crate::devices::run(&args),
+        Command::Completions { shell } => Ok(generate::completions(shell)),
+        Command::Man { folder } => generate::man(&folder),
     }
 }
 
