@@ -201,7 +201,7 @@ fn what_cannot_be_asked_is_refused_in_words() {
         ("hello", "one line of JSON"),
         ("{}", "version 1"),
         (r#"{"bywash":2,"request":"engine"}"#, "version 1"),
-        (r#"{"bywash":1,"request":"shutdown"}"#, "there are engine, dump"),
+        (r#"{"bywash":1,"request":"shutdown"}"#, "there are engine, show, stop, dump"),
         (r#"{"bywash":1,"request":"dump"}"#, "missing field `port`"),
         (r#"{"bywash":1,"request":"dump","port":"loop:x"}"#, "there are loop:a, loop:b"),
         (r#"{"bywash":1,"request":"dump","port":"2"}"#, "there are loop:a, loop:b"),
