@@ -151,7 +151,7 @@ job_test() {
 
 job_hist() {
     local venv="$TARGET_DIR/hist-venv"
-    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import hdrh, prometheus_client'; then
+    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import hdrh, prometheus_client' 2>/dev/null; then
         if ! { python3 -m venv "$venv" && "$venv/bin/pip" -q install hdrhistogram prometheus_client; }; then
             skip hist 'no virtual environment with the Python packages hdrhistogram and prometheus_client can be made here'
             return

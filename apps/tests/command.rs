@@ -1,7 +1,9 @@
 //! The `bywash` command as a user meets it: exit codes, what is on which stream, files, signals.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Long enough for a machine that does other things too; nothing here should take a tenth of it.
@@ -15,15 +17,32 @@ fn bywash(line: &str) -> Command {
 
 /// Waits for the end, and kills the process if that does not come.
 fn finish(mut child: Child) -> Output {
+    // Read while it runs: more than a pipe holds would keep it from its end.
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
     let deadline = Instant::now() + LIMIT;
-    while child.try_wait().unwrap().is_none() {
+    let (status, ended) = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break (status, true);
+        }
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("still running after {LIMIT:?}: {:?}", child.wait_with_output());
+            break (child.wait().unwrap(), false);
         }
         std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap()
+    };
+    let output = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(ended, "still running after {LIMIT:?}: {output:?}");
+    output
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            pipe.read_to_end(&mut bytes).unwrap();
+        }
+        bytes
+    })
 }
 
 fn run(line: &str) -> (Option<i32>, String, String) {
@@ -137,7 +156,7 @@ fn an_interrupt_ends_a_run_with_its_report() {
     let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(asked.success());
     let mut rest = String::new();
-    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+    stdout.read_to_string(&mut rest).unwrap();
     let output = finish(child);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(rest.contains("Accumulated forward statistics"), "{rest}");
