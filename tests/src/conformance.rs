@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use pmd::mem::{PageSize, Pool, PoolConfig, RegionConfig};
 use pmd::port::{Hub, OpenConfig, Port, open};
-use pmd::{Burst, HomePool, MAX_BURST, QueuePair, Region};
+use pmd::{Burst, HomePool, MAX_BURST, Mbuf, QueuePair, Region};
 
 use checks::CHECKS;
 pub use files::FilesWire;
@@ -168,6 +168,11 @@ impl<'a> Bed<'a> {
 
     /// The suite's frames among what the port receives now, at most `budget`.
     fn poll(&mut self, budget: usize) -> Vec<Vec<u8>> {
+        self.poll_into(budget, &mut Vec::new())
+    }
+
+    /// The same, with the mbufs kept in `held`.
+    fn poll_into(&mut self, budget: usize, held: &mut Vec<Mbuf>) -> Vec<Vec<u8>> {
         let (pool, mut burst) = (self.pool, Burst::new());
         let count = self.pair().rx_burst(pool, &mut burst, budget);
         assert_eq!(count, burst.len());
@@ -181,11 +186,12 @@ impl<'a> Bed<'a> {
                 frames.push(frame);
             }
         }
+        held.extend(burst.drain(..));
         frames
     }
 
     /// A frame in an mbuf of its own.
-    fn mbuf(&self, frame: &[u8]) -> pmd::Mbuf {
+    fn mbuf(&self, frame: &[u8]) -> Mbuf {
         let mut mbuf = self.pool.alloc().expect("the bed holds few");
         mbuf.append(frame.len()).expect("within a data room").copy_from_slice(frame);
         mbuf

@@ -279,7 +279,8 @@ mod tests {
             options in 0..10_usize,
             push in any::<bool>(),
         ) {
-            let segment = u16::try_from(payload / 40).unwrap().max(1).max(if payload > 2000 { 900 } else { 1 });
+            // No more segments than a burst holds.
+            let segment = u16::try_from(payload.div_ceil(40)).unwrap().max(if payload > 2000 { 900 } else { 1 });
             let pool = home_with_long(32);
             let flags = if push { ACK | PSH } else { ACK };
             let whole = made(&Made { v6, payload, flags, sequence, options, id: 9 });
