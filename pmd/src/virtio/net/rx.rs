@@ -20,6 +20,10 @@ const HEADER: u32 = HEADER_BYTES as u32;
 /// The most buffers a frame spans that are joined without a walk for each: 64 KiB in buffers of 1 KiB.
 const MAX_PIECES: usize = 65;
 
+/// How many places of the ring at most wait for what is being sent: a burst that the device is sending, and one that it
+/// has not seen yet.
+const ABOUT_TO_COME_BACK: usize = 2 * 32;
+
 /// The receive side of a queue pair.
 pub(super) struct Receiver<R> {
     queue: R,
@@ -180,8 +184,8 @@ impl<R: DriverRing> Receiver<R> {
 
     /// Posts buffers wherever there is none: on every poll, also an empty one, or the ring starves. First those mbufs that
     /// `sent` has done with, which then come round without the pool's having a part in it, and where a program sends back
-    /// what it receives come to the same places again; then fresh ones, for frames that were received and not sent since.
-    /// At least half of the ring, however long what is sent is under way.
+    /// what it receives come to the same places again; then fresh ones, but for the few that are about to come back: a
+    /// ring with many places left empty would lose what the device receives in a burst.
     #[inline]
     pub(super) fn refill(&mut self, pool: &HomePool, sent: &mut Transmitter<R>) {
         let queue = &mut self.queue;
@@ -194,9 +198,8 @@ impl<R: DriverRing> Receiver<R> {
                 queue.post(mbuf, room, true);
             }
         });
-        let free = usize::from(queue.free());
-        let least = free.saturating_sub(usize::from(queue.size()) / 2);
-        let missing = free.saturating_sub(sent.outstanding()).max(least);
+        let lean = sent.outstanding().min(ABOUT_TO_COME_BACK).min(usize::from(queue.size()) / 2);
+        let missing = usize::from(queue.free()).saturating_sub(lean);
         if missing > 0 {
             let posted = usize::from(queue.post_rooms(pool.alloc_bulk(missing)));
             self.counters.rx_nombuf += u64::from(posted < missing);
